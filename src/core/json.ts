@@ -1,0 +1,56 @@
+/** JSON from files we do not trust: parsed as unknown values, and read through checked getters. */
+import { readFileSync, statSync } from "node:fs";
+import { CheckpointError, describeValue } from "./errors.js";
+
+export type JsonValue = string | number | boolean | null | JsonValue[] | JsonObject;
+export interface JsonObject {
+  readonly [key: string]: JsonValue;
+}
+
+/** No config, tokenizer or index file of a model is larger than this. */
+export const MAX_JSON_BYTES = 256 * 1024 * 1024;
+
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Parses text that must hold one JSON object. Throws CheckpointError `INVALID_JSON` naming `file`. */
+export function parseJsonObject(text: string, file: string): JsonObject {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw invalid(file, "JSON", error instanceof Error ? error.message : String(error), error);
+  }
+  if (!isJsonObject(value)) throw invalid(file, "a JSON object", describeValue(value));
+  return value;
+}
+
+/** Reads a file that must hold one JSON object. Throws CheckpointError `FILE_NOT_FOUND` or `INVALID_JSON`. */
+export function readJsonObject(file: string): JsonObject {
+  let sizeBytes: number;
+  let text: string;
+  try {
+    sizeBytes = statSync(file).size;
+    if (sizeBytes > MAX_JSON_BYTES) throw invalid(file, `at most ${MAX_JSON_BYTES} bytes`, `${sizeBytes} bytes`);
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    if (error instanceof CheckpointError) throw error;
+    throw new CheckpointError(
+      "FILE_NOT_FOUND",
+      `cannot read ${file}: ${error instanceof Error ? error.message : String(error)}`,
+      { file },
+      { cause: error },
+    );
+  }
+  return parseJsonObject(text, file);
+}
+
+function invalid(file: string, expected: string, received: string, cause?: unknown): CheckpointError {
+  return new CheckpointError(
+    "INVALID_JSON",
+    `${file}: expected ${expected} but received ${received}`,
+    { file, expected, received },
+    { cause },
+  );
+}

@@ -1,0 +1,146 @@
+/**
+ * Finds and loads the native addon, once per thread. What the addon exports is declared here, on the lowest floor,
+ * because kernels, collectives and memory all rest on it; each of them wraps its own part.
+ */
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+/** Opaque number that stands for a region of memory known to the addon; 0 means none. */
+export type NativeHandle = number;
+
+/**
+ * Exports of the addon. Sizes are in elements unless the name says bytes. The binding validates every handle against
+ * the extents it was bound with and throws a TypeError or RangeError; kernels trust what the binding passed.
+ */
+export interface NativeAddon {
+  /** Version of this interface; must equal `NATIVE_ABI`. */
+  readonly abi: number;
+  /** Instruction set in use: "portable", "avx2" or "avx512". `SHARDLOOM_ISA` forces one. */
+  readonly isa: string;
+  /** Instruction sets that this CPU and OS can run, best first. */
+  readonly supportedIsas: readonly string[];
+
+  // memory
+  /** Address of the first byte of a view modulo 2 MiB. */
+  addressModulo(view: Uint8Array, modulo: number): number;
+  /** Advises huge pages for the whole pages inside the view; false where the system has none. */
+  adviseHugePages(view: Uint8Array): boolean;
+  /** Writes one byte in every page of the view so that the calling thread's node owns it. The view must be all zero. */
+  touch(view: Uint8Array): void;
+  bind(view: Uint8Array, dtype: number, rows: number, columns: number): NativeHandle;
+  release(handle: NativeHandle): void;
+
+  // kernels: see src/kernels/kernels.ts for meaning and shapes
+  embedding(
+    out: NativeHandle,
+    ids: NativeHandle,
+    table: NativeHandle,
+    rows: number,
+    firstId: number,
+    idCount: number,
+  ): void;
+  gatherRows(out: NativeHandle, source: NativeHandle, indices: NativeHandle, first: number, rows: number): void;
+  rmsNorm(out: NativeHandle, x: NativeHandle, weight: NativeHandle, rows: number, epsilon: number): void;
+  addRmsNorm(
+    out: NativeHandle,
+    residual: NativeHandle,
+    x: NativeHandle,
+    weight: NativeHandle,
+    rows: number,
+    epsilon: number,
+  ): void;
+  linear(out: NativeHandle, x: NativeHandle, weight: NativeHandle, bias: NativeHandle, rows: number): void;
+  rope(
+    x: NativeHandle,
+    positions: NativeHandle,
+    cosSin: NativeHandle,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+  ): void;
+  writeKv(
+    keys: NativeHandle,
+    values: NativeHandle,
+    source: NativeHandle,
+    slots: NativeHandle,
+    rows: number,
+    keyColumn: number,
+    valueColumn: number,
+    kvHeads: number,
+    headSize: number,
+    blockSize: number,
+  ): void;
+  attention(
+    out: NativeHandle,
+    q: NativeHandle,
+    keys: NativeHandle,
+    values: NativeHandle,
+    kvHeadOf: NativeHandle,
+    queryStarts: NativeHandle,
+    contextLengths: NativeHandle,
+    blockTables: NativeHandle,
+    sequences: number,
+    heads: number,
+    kvHeads: number,
+    headSize: number,
+    blockSize: number,
+    scale: number,
+    slidingWindow: number,
+    softCap: number,
+  ): void;
+  siluMul(out: NativeHandle, gateUp: NativeHandle, rows: number): void;
+  argmax(
+    values: NativeHandle,
+    ids: NativeHandle,
+    logits: NativeHandle,
+    rows: number,
+    columns: number,
+    firstId: number,
+  ): void;
+
+  // collectives: see src/collectives/shared-memory.ts for the layout of the region
+  /** Sums `count` f32 of `data` over all ranks, in rank order. Returns a status: 0 done, 1 timed out, 2 aborted, 3 mismatch. */
+  allReduce(region: NativeHandle, rank: number, data: NativeHandle, count: number, timeoutMs: number): number;
+  barrier(region: NativeHandle, rank: number, timeoutMs: number): number;
+}
+
+/** Version of the `NativeAddon` interface this code was written for. */
+export const NATIVE_ABI = 1;
+
+export type AddonStatus =
+  | { readonly loaded: true; readonly addon: NativeAddon }
+  | { readonly loaded: false; readonly reason: string };
+
+const require = createRequire(import.meta.url);
+const candidates = ["../../../build/Release/shardloom_native.node", "../../../build/shardloom_native.node"].map(
+  (path) => fileURLToPath(new URL(path, import.meta.url)),
+);
+
+let status: AddonStatus | undefined;
+
+/** The addon, or why there is none. `SHARDLOOM_KERNELS=reference` turns it off. Never throws. */
+export function nativeAddon(): AddonStatus {
+  status ??= load();
+  return status;
+}
+
+function load(): AddonStatus {
+  if (process.env["SHARDLOOM_KERNELS"] === "reference") {
+    return { loaded: false, reason: "SHARDLOOM_KERNELS=reference" };
+  }
+  const path = process.env["SHARDLOOM_NATIVE_ADDON"] ?? candidates.find((candidate) => existsSync(candidate));
+  if (path === undefined) {
+    return { loaded: false, reason: "it was not built (a C++20 compiler and cmake are needed: npm run build)" };
+  }
+  try {
+    const addon: NativeAddon = require(path);
+    if (addon.abi !== NATIVE_ABI) {
+      return { loaded: false, reason: `${path} has interface ${addon.abi}, expected ${NATIVE_ABI}: run npm run build` };
+    }
+    return { loaded: true, addon };
+  } catch (error) {
+    return { loaded: false, reason: `${path}: ${error instanceof Error ? error.message : String(error)}` };
+  }
+}

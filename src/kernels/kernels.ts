@@ -1,0 +1,113 @@
+/**
+ * The interface of the compute kernels. Two implementations: `native.ts` (the C++ addon, chosen at run time by CPU and
+ * OS state) and `reference.ts` (plain TypeScript, the oracle every native kernel is tested against).
+ *
+ * Conventions. Activations are f32, row-major `[capacity, width]`; a call uses the first `rows` rows. `width` is the
+ * last extent of the operand's shape. All sums accumulate in f32 or wider. Kernels know no rank, no layer and no
+ * storage format: they know execution formats (here: dense f32, bf16 or f16 weights).
+ */
+import type { Operand } from "../core/operand.js";
+import type { Tensor } from "../core/tensor.js";
+
+/** A weight matrix `[outputs, inputs]` in one of the execution formats. */
+export type LinearWeight = { readonly format: "dense"; readonly matrix: Operand };
+
+/** Which heads an attention call works on; fixed for a layer. */
+export interface AttentionShape {
+  /** Query heads of this rank. */
+  readonly heads: number;
+  /** KV heads of this rank. */
+  readonly kvHeads: number;
+  /** i32 `[heads]`: the local KV head that each query head reads; not decreasing. */
+  readonly kvHeadOf: Operand;
+  readonly headSize: number;
+  /** Multiplied with q . k before the softmax. */
+  readonly scale: number;
+  /** A query sees this many positions, itself included; 0 for all before it. */
+  readonly slidingWindow: number;
+  /** Scores become `softCap * tanh(score / softCap)`; 0 for none. */
+  readonly softCap: number;
+}
+
+/** The paged KV cache of one layer: `keys` and `values` are f32, bf16 or f16 `[blocks, kvHeads, blockSize, headSize]`. */
+export interface KvCache {
+  readonly keys: Operand;
+  readonly values: Operand;
+  readonly kvHeads: number;
+  readonly headSize: number;
+  /** Tokens a block holds. */
+  readonly blockSize: number;
+}
+
+/** Where the queries of a step belong. Operands are i32. */
+export interface AttentionBatch {
+  /** `[capacity + 1]`: the queries of sequence s are rows `[queryStarts[s], queryStarts[s + 1])`. */
+  readonly queryStarts: Operand;
+  /** `[capacity]`: positions of sequence s in the cache, those written in this step included. */
+  readonly contextLengths: Operand;
+  /** `[capacity, maxBlocks]`: block number of position p of sequence s is `blockTables[s][p // blockSize]`. */
+  readonly blockTables: Operand;
+}
+
+export interface Kernels {
+  readonly backend: "native" | "reference";
+  /** "avx512", "avx2", "portable", or "typescript". */
+  readonly isa: string;
+
+  /** Makes a tensor usable by kernels; validates dtype, alignment and extent once. */
+  bind(tensor: Tensor): Operand;
+  /** Forgets an operand. Using it afterwards throws. */
+  release(operand: Operand): void;
+
+  /** `out[m] = table[ids[m] - firstId]`, or zeros where `ids[m]` is outside `[firstId, firstId + idCount)`. table: f32, bf16 or f16 `[>= idCount, width]`. */
+  embedding(out: Operand, ids: Operand, table: Operand, rows: number, firstId: number, idCount: number): void;
+
+  /** `out[i] = source[indices[first + i]]` for i in `[0, rows)`. */
+  gatherRows(out: Operand, source: Operand, indices: Operand, first: number, rows: number): void;
+
+  /** `out[m] = x[m] / sqrt(mean(x[m]^2) + epsilon) * weight`. weight: f32 `[width]`. out may be x. */
+  rmsNorm(out: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void;
+
+  /** `residual[m] += x[m]`, then out is the rmsNorm of residual. out may be x. */
+  addRmsNorm(out: Operand, residual: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void;
+
+  /** `out[m][n] = sum_k x[m][k] * weight[n][k] + bias[n]`. bias: f32 `[outputs]` or null. */
+  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number): void;
+
+  /**
+   * Rotates, in place, `heads` heads of `headSize` columns of x from `firstColumn` on. Column i of a head is paired
+   * with column i + headSize / 2. cosSin: f32 `[positions, headSize]`, row p holding headSize / 2 cosines, then as many
+   * sines.
+   */
+  rope(
+    x: Operand,
+    positions: Operand,
+    cosSin: Operand,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+  ): void;
+
+  /** Copies columns `[keyColumn, + kvHeads * headSize)` and those at `valueColumn` of row m of source into cache slot `slots[m]` (block * blockSize + offset). */
+  writeKv(cache: KvCache, source: Operand, slots: Operand, rows: number, keyColumn: number, valueColumn: number): void;
+
+  /**
+   * Causal attention of the queries in the first `heads * headSize` columns of q over the paged cache, softmax in f32.
+   * Query i of sequence s stands at position `contextLength - queries + i`. out: `[capacity, >= heads * headSize]`.
+   */
+  attention(
+    out: Operand,
+    q: Operand,
+    cache: KvCache,
+    batch: AttentionBatch,
+    sequences: number,
+    shape: AttentionShape,
+  ): void;
+
+  /** `out[m][i] = silu(gateUp[m][i]) * gateUp[m][width + i]`; gateUp has twice the columns of out. */
+  siluMul(out: Operand, gateUp: Operand, rows: number): void;
+
+  /** Largest of the first `columns` logits of each row and its id, `firstId +` column; the lowest id among equals. NaN is never chosen; a row of NaN gives -Infinity and firstId. */
+  argmax(values: Operand, ids: Operand, logits: Operand, rows: number, columns: number, firstId: number): void;
+}

@@ -1,0 +1,30 @@
+/**
+ * The contract of a model loader: it recognizes a model on disk, describes it in the words of Hugging Face's files
+ * (config.json, tokenizer.json, ...), and opens its checkpoint. The description is asked for once, by the coordinator;
+ * the checkpoint is opened by every rank, which then reads only its slices.
+ */
+import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { JsonObject } from "../core/json.js";
+
+/** Everything about a model but its weights. Plain data: it crosses threads. */
+export interface ModelDescription {
+  /** config.json, or its equivalent made from another format's metadata. */
+  readonly config: JsonObject;
+  /** generation_config.json; null where there is none. */
+  readonly generationConfig: JsonObject | null;
+  /** tokenizer.json and tokenizer_config.json; null where the model has none (token ids only). */
+  readonly tokenizer: { readonly tokenizer: JsonObject; readonly config: JsonObject } | null;
+  /** Jinja source; null where there is none. */
+  readonly chatTemplate: string | null;
+}
+
+export interface ModelLoader {
+  /** Name of the format, as `loadFormat` gives it: "safetensors", "gguf", ... */
+  readonly format: string;
+  /** Whether a local path looks like this format; cheap, for `loadFormat: "auto"`. */
+  matches(path: string): boolean;
+  /** Throws CheckpointError for anything missing or damaged. */
+  describe(path: string): Promise<ModelDescription>;
+  /** Reads and checks headers only. Throws CheckpointError. */
+  open(path: string): Promise<Checkpoint>;
+}
