@@ -1,0 +1,78 @@
+/**
+ * What layers are built with: this rank's identity as a value, the memory for its parameters, and the table of
+ * checkpoint names in which each layer says which loaded weights it takes.
+ */
+import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import type { ArenaAllocator } from "../core/arena.js";
+import type { FloatDType } from "../core/dtype.js";
+import { InternalError } from "../core/errors.js";
+import type { Kernels } from "../kernels/kernels.js";
+import type { ParameterSpec, QuantizationConfig, ShardId } from "../quantization/contract.js";
+import { Parameter } from "./parameter.js";
+
+/** Takes one checkpoint tensor into one parameter. */
+export interface WeightTarget {
+  readonly parameter: Parameter;
+  readonly shardId: ShardId | null;
+  load(source: CheckpointTensor): void;
+}
+
+/** A module that has something to do once all of its parameters are loaded. */
+export interface Processed {
+  processWeightsAfterLoading(): void;
+}
+
+export interface LayerContextOptions {
+  readonly rank: number;
+  readonly worldSize: number;
+  readonly kernels: Kernels;
+  readonly weights: ArenaAllocator;
+  readonly quantization: QuantizationConfig;
+  /** dtype of unquantized weights. */
+  readonly dtype: FloatDType;
+}
+
+export class LayerContext {
+  readonly rank: number;
+  readonly worldSize: number;
+  readonly kernels: Kernels;
+  readonly quantization: QuantizationConfig;
+  readonly dtype: FloatDType;
+  /** Checkpoint name -> who takes it. Exact names: nothing is matched by pattern. */
+  readonly targets = new Map<string, WeightTarget>();
+  readonly parameters: Parameter[] = [];
+  readonly #weights: ArenaAllocator;
+  readonly #processed: Processed[] = [];
+
+  constructor(options: LayerContextOptions) {
+    this.rank = options.rank;
+    this.worldSize = options.worldSize;
+    this.kernels = options.kernels;
+    this.quantization = options.quantization;
+    this.dtype = options.dtype;
+    this.#weights = options.weights;
+  }
+
+  /** Creates a parameter of the layer `prefix`. */
+  createParameter(prefix: string, spec: ParameterSpec): Parameter {
+    const name = `${prefix}.${spec.name}`;
+    const parameter = new Parameter(name, spec, this.#weights.allocate(name, spec.dtype, spec.shape), this.rank);
+    this.parameters.push(parameter);
+    return parameter;
+  }
+
+  /** Declares that the checkpoint tensor `name` goes to `target`. */
+  addTarget(name: string, target: WeightTarget): void {
+    if (this.targets.has(name)) throw new InternalError(`two layers want the checkpoint tensor ${name}`);
+    this.targets.set(name, target);
+  }
+
+  /** Registers a layer to be processed after loading. */
+  addProcessed(layer: Processed): void {
+    this.#processed.push(layer);
+  }
+
+  processWeightsAfterLoading(): void {
+    for (const layer of this.#processed) layer.processWeightsAfterLoading();
+  }
+}

@@ -1,0 +1,264 @@
+/**
+ * Linear layers of a tensor-parallel model and their weight loaders (vLLM's linear layers; PagedAttention-style serving
+ * knows them as Megatron's column- and row-parallel layers, Shoeybi et al. 2019). A layer decides which rows and columns
+ * its rank owns; its linear method decides how they are stored. Only RowParallelLinear meets the other ranks.
+ *
+ * One weight loader serves every kind: a layer is a list of logical matrices (`parts`), each with the rows this rank
+ * owns, and a range of inputs. Even, uneven and replicated partitions differ in those numbers only.
+ */
+import type { AllReduce, Pass } from "../collectives/collective.js";
+import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import { InternalError, OptionError } from "../core/errors.js";
+import type { Operand } from "../core/operand.js";
+import { type HeadRange, type Range, rangeOf, rangeSize, type Split } from "../parallel/partition.js";
+import type { LinearLayer, LinearMethod, LinearPart, ShardId } from "../quantization/contract.js";
+import { UnquantizedLinearMethod } from "../quantization/unquantized.js";
+import type { LayerContext } from "./layer-context.js";
+import type { Parameter } from "./parameter.js";
+import { ShardPlacement } from "./shard-placement.js";
+
+/** Which logical matrices of a fused layer a loaded weight holds: one, several consecutive ones, or all (null). */
+export type LoadedShardId = ShardId | readonly number[] | null;
+
+abstract class LinearBase {
+  readonly layer: LinearLayer;
+  readonly parameters = new Map<string, Parameter>();
+  protected readonly context: LayerContext;
+  protected readonly method: LinearMethod;
+  readonly #placement: ShardPlacement;
+  #bias: Operand | null = null;
+
+  constructor(context: LayerContext, layer: LinearLayer, bias: boolean) {
+    this.context = context;
+    this.layer = layer;
+    this.#placement = new ShardPlacement(layer);
+    this.method = context.quantization.linearMethod(layer) ?? new UnquantizedLinearMethod();
+    this.method.createWeights({ addParameter: (spec) => this.#add(context.createParameter(layer.prefix, spec)) }, layer);
+    if (bias) {
+      const shape = [layer.outputSizePerPartition];
+      this.#add(context.createParameter(layer.prefix, { name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null }));
+    }
+    context.addProcessed(this);
+  }
+
+  /** Rows of the output on this rank. */
+  get outputSizePerPartition(): number {
+    return this.layer.outputSizePerPartition;
+  }
+
+  #add(parameter: Parameter): void {
+    const { layer } = this;
+    const { name } = parameter.spec;
+    this.parameters.set(name, parameter);
+    for (const { prefix, shardId } of layer.parts) this.#declare(`${prefix}.${name}`, parameter, shardId);
+    if (layer.parts.length > 1) this.#declare(`${layer.prefix}.${name}`, parameter, null);
+  }
+
+  #declare(diskName: string, parameter: Parameter, shardId: ShardId | null): void {
+    this.context.addTarget(diskName, {
+      parameter,
+      shardId,
+      load: (source) => this.weightLoader(parameter, source, shardId),
+    });
+  }
+
+  /**
+   * Loads this rank's shard of a loaded weight into a parameter of the layer. Throws CheckpointError for a weight that
+   * does not fit, OptionError `INVALID_SHARD_ID` for an id the layer does not have.
+   */
+  weightLoader(parameter: Parameter, source: CheckpointTensor, shardId: LoadedShardId = null): void {
+    const parts = this.#partsOf(shardId);
+    const fused = parts.length > 1;
+    let base = 0;
+    for (const part of parts) {
+      this.#placement.load(parameter, source, part, { fused, base, total: parts.reduce((sum, p) => sum + p.outputSize, 0) });
+      if (parameter.spec.outputDim === null && !parameter.spec.scalarSlots) return;
+      base += part.outputSize;
+    }
+  }
+
+  #partsOf(shardId: LoadedShardId): readonly LinearPart[] {
+    const { parts, prefix } = this.layer;
+    if (shardId === null) return parts;
+    const ids: readonly ShardId[] = typeof shardId === "object" ? shardId : [shardId];
+    const first = parts.findIndex((part) => part.shardId === ids[0]);
+    const named = first < 0 ? [] : parts.slice(first, first + ids.length);
+    if (ids.length === 0 || named.length !== ids.length || named.some((part, i) => part.shardId !== ids[i])) {
+      const known = parts.map((part) => part.shardId).join(", ");
+      throw new OptionError(
+        "INVALID_SHARD_ID",
+        `${prefix}: expected a shard id among ${known}, or consecutive ones, but received ${JSON.stringify(shardId)}`,
+        { layer: prefix, expected: known, received: JSON.stringify(shardId), rank: this.layer.rank },
+      );
+    }
+    return named;
+  }
+
+  processWeightsAfterLoading(): void {
+    const { kernels } = this.context;
+    const tensor = (name: string) => {
+      const parameter = this.parameters.get(name);
+      if (parameter === undefined) throw new InternalError(`${this.layer.prefix} has no parameter ${name}`);
+      return parameter.tensor;
+    };
+    const bias = this.parameters.get("bias");
+    if (bias !== undefined) this.#bias = kernels.bind(bias.tensor);
+    this.method.processWeightsAfterLoading({ kernels, tensor }, this.layer);
+  }
+
+  protected apply(out: Operand, x: Operand, rows: number, withBias: boolean): void {
+    this.method.apply(this.context.kernels, out, x, withBias ? this.#bias : null, rows);
+  }
+}
+
+/** What all linear layers are built from. */
+export interface LinearOptions {
+  /** Path of the module in the model, `model.layers.0.self_attn.o_proj`. */
+  readonly prefix: string;
+  readonly inputSize: number;
+  readonly bias?: boolean;
+}
+
+function columnLayer(
+  context: LayerContext,
+  kind: LinearLayer["kind"],
+  options: LinearOptions,
+  parts: readonly Omit<LinearPart, "localOffset">[],
+): LinearLayer {
+  let localOffset = 0;
+  const placed = parts.map((part) => {
+    const here = { ...part, localOffset };
+    localOffset += rangeSize(part.rows);
+    return here;
+  });
+  return {
+    prefix: options.prefix,
+    kind,
+    inputSize: options.inputSize,
+    inputs: { start: 0, end: options.inputSize },
+    parts: placed,
+    outputSizePerPartition: localOffset,
+    rank: context.rank,
+    worldSize: context.worldSize,
+    dtype: context.dtype,
+  };
+}
+
+/** `[outputs, inputs]` whole on every rank. */
+export class ReplicatedLinear extends LinearBase {
+  constructor(context: LayerContext, options: LinearOptions & { readonly outputSize: number }) {
+    const { prefix, outputSize } = options;
+    const rows = { start: 0, end: outputSize };
+    super(context, columnLayer(context, "replicated", options, [{ prefix, shardId: null, outputSize, rows }]), options.bias ?? false);
+  }
+
+  /** out: `[rows, outputs]`, x: `[rows, inputs]`. */
+  forward(out: Operand, x: Operand, rows: number): void {
+    this.apply(out, x, rows, true);
+  }
+}
+
+/** Rows split over the ranks: each computes its own outputs from the whole input. */
+export class ColumnParallelLinear extends LinearBase {
+  constructor(context: LayerContext, options: LinearOptions & { readonly outputSize: number; readonly split: Split }) {
+    const { prefix, outputSize, split } = options;
+    const rows = rangeOf(split, context.rank);
+    super(context, columnLayer(context, "column", options, [{ prefix, shardId: null, outputSize, rows }]), options.bias ?? false);
+  }
+
+  /** out: `[rows, outputs of this rank]`, x: `[rows, inputs]`. */
+  forward(out: Operand, x: Operand, rows: number): void {
+    this.apply(out, x, rows, true);
+  }
+}
+
+/** Several column-parallel matrices stored as one, `[part 0 of this rank; part 1 of this rank; ..]`. Shard ids 0, 1, .. */
+export class MergedColumnParallelLinear extends LinearBase {
+  constructor(
+    context: LayerContext,
+    options: LinearOptions & {
+      /** Paths of the matrices on disk, with their rows and how they are split. */
+      readonly parts: readonly { readonly prefix: string; readonly outputSize: number; readonly split: Split }[];
+    },
+  ) {
+    const parts = options.parts.map(({ prefix, outputSize, split }, shardId) => {
+      return { prefix, shardId, outputSize, rows: rangeOf(split, context.rank) };
+    });
+    super(context, columnLayer(context, "merged", options, parts), options.bias ?? false);
+  }
+
+  forward(out: Operand, x: Operand, rows: number): void {
+    this.apply(out, x, rows, true);
+  }
+}
+
+/** Query, key and value projections stored as one. Shard ids "q", "k", "v". */
+export class QKVParallelLinear extends LinearBase {
+  constructor(
+    context: LayerContext,
+    options: LinearOptions & {
+      readonly headSize: number;
+      /** Size of a value head; `headSize` by default. */
+      readonly valueHeadSize?: number;
+      readonly totalHeads: number;
+      readonly totalKvHeads: number;
+      /** One entry a rank. */
+      readonly heads: readonly HeadRange[];
+      readonly names: { readonly q: string; readonly k: string; readonly v: string };
+    },
+  ) {
+    const { headSize, totalHeads, totalKvHeads, names } = options;
+    const valueHeadSize = options.valueHeadSize ?? headSize;
+    const own = options.heads[context.rank];
+    if (own === undefined) throw new InternalError(`no heads planned for rank ${context.rank}`);
+    const rows = (heads: Range, size: number): Range => ({ start: heads.start * size, end: heads.end * size });
+    super(
+      context,
+      columnLayer(context, "qkv", options, [
+        { prefix: names.q, shardId: "q", outputSize: totalHeads * headSize, rows: rows(own.queryHeads, headSize) },
+        { prefix: names.k, shardId: "k", outputSize: totalKvHeads * headSize, rows: rows(own.kvHeads, headSize) },
+        { prefix: names.v, shardId: "v", outputSize: totalKvHeads * valueHeadSize, rows: rows(own.kvHeads, valueHeadSize) },
+      ]),
+      options.bias ?? false,
+    );
+  }
+
+  /** out: `[rows, q of this rank | k | v]`. */
+  forward(out: Operand, x: Operand, rows: number): void {
+    this.apply(out, x, rows, true);
+  }
+}
+
+/** Columns split over the ranks: each multiplies its own inputs, and the partial results are summed by an all-reduce. */
+export class RowParallelLinear extends LinearBase {
+  #request: AllReduce | undefined;
+
+  constructor(context: LayerContext, options: LinearOptions & { readonly outputSize: number; readonly split: Split }) {
+    const { prefix, inputSize, outputSize, split } = options;
+    super(
+      context,
+      {
+        prefix,
+        kind: "row",
+        inputSize,
+        inputs: rangeOf(split, context.rank),
+        parts: [{ prefix, shardId: null, outputSize, rows: { start: 0, end: outputSize }, localOffset: 0 }],
+        outputSizePerPartition: outputSize,
+        rank: context.rank,
+        worldSize: context.worldSize,
+        dtype: context.dtype,
+      },
+      options.bias ?? false,
+    );
+  }
+
+  /** out: `[rows, outputs]`, the same on every rank; x: `[rows, inputs of this rank]`. The bias is added once, by rank 0. */
+  *forward(out: Operand, x: Operand, rows: number): Pass {
+    this.apply(out, x, rows, this.layer.rank === 0);
+    if (this.layer.worldSize === 1) return;
+    // One request object, reused: a step allocates nothing.
+    if (this.#request?.data !== out) this.#request = { kind: "allReduce", data: out, count: 0 };
+    this.#request.count = rows * this.layer.outputSizePerPartition;
+    yield this.#request;
+  }
+}

@@ -1,0 +1,187 @@
+/**
+ * A parameter: where one rank's shard of a weight is stored, and the record of what has been written into it. It knows
+ * no layer and no rank; layers compute extents, a parameter copies and keeps account. A parameter is complete when the
+ * extents written along its output dimension tile it exactly.
+ */
+import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import { readSlice } from "../checkpoint/slice.js";
+import { convertFloats, dtypeBytes, isFloat } from "../core/dtype.js";
+import { CheckpointError, InternalError } from "../core/errors.js";
+import { bytesOf, describeShape, elementCount, type Tensor } from "../core/tensor.js";
+import type { Range } from "../parallel/partition.js";
+import type { Extent, ParameterSpec } from "../quantization/contract.js";
+
+/** Bytes converted at a time when a loaded weight has another dtype than its parameter. */
+const CONVERSION_BYTES = 1024 * 1024;
+
+interface Written extends Extent {
+  readonly source: string;
+}
+
+export class Parameter {
+  /** `model.layers.0.self_attn.qkv_proj.weight` */
+  readonly name: string;
+  readonly spec: ParameterSpec;
+  readonly tensor: Tensor;
+  readonly rank: number;
+  #written: Written[] = [];
+
+  constructor(name: string, spec: ParameterSpec, tensor: Tensor, rank: number) {
+    this.name = name;
+    this.spec = spec;
+    this.tensor = tensor;
+    this.rank = rank;
+  }
+
+  /** Storage elements along the output dimension. */
+  get extent(): number {
+    return this.tensor.shape[this.dim] ?? 1;
+  }
+
+  /** Dimension along which parts are placed and accounted for. */
+  get dim(): number {
+    return this.spec.outputDim ?? 0;
+  }
+
+  /**
+   * Copies `source[ranges]` into the parameter at `offset` along its output dimension; all other dimensions must be
+   * covered whole. Converts among float dtypes, rounding to nearest even. Throws CheckpointError `SHAPE_MISMATCH`,
+   * `DTYPE_MISMATCH`, `DUPLICATE_WEIGHT`, `FLOAT_OVERFLOW`, or what reading throws.
+   */
+  load(source: CheckpointTensor, ranges: readonly Range[], offset = 0): void {
+    // A scalar on disk is a vector of one here.
+    const shape = ranges.length === 0 ? [1] : ranges.map((range) => range.end - range.start);
+    const size = shape[this.dim] ?? 0;
+    const local = this.tensor.shape;
+    const fits = shape.length === local.length && shape.every((extent, i) => i === this.dim || extent === local[i]);
+    if (!fits || offset < 0 || offset + size > this.extent) {
+      throw this.mismatch(source, `[${local.join(", ")}] or a part of it`, `[${shape.join(", ")}] at ${offset}`);
+    }
+    this.#account({ offset, size, source: `${source.name} in ${source.file}` }, source);
+    const outer = elementCount(local.slice(0, this.dim));
+    const unitBytes = elementCount(local.slice(this.dim + 1)) * dtypeBytes(this.tensor.dtype);
+    const bytes = bytesOf(this.tensor);
+    if (outer === 1) {
+      this.#read(source, ranges, bytes.subarray(offset * unitBytes, (offset + size) * unitBytes));
+      return;
+    }
+    const staging = new Uint8Array(outer * size * unitBytes);
+    this.#read(source, ranges, staging);
+    for (let i = 0; i < outer; i++) {
+      const run = staging.subarray(i * size * unitBytes, (i + 1) * size * unitBytes);
+      bytes.set(run, (i * this.extent + offset) * unitBytes);
+    }
+  }
+
+  #read(source: CheckpointTensor, ranges: readonly Range[], destination: Uint8Array): void {
+    if (source.dtype === this.tensor.dtype) readSlice(source, ranges, destination);
+    else this.#convert(source, ranges, destination);
+  }
+
+  /** Fills rows of a parameter whose output dimension is 0 with zeros and counts them as written: padding that no checkpoint holds. */
+  zero(offset: number, size: number): void {
+    if (size === 0) return;
+    const rowBytes = bytesOf(this.tensor).length / this.extent;
+    bytesOf(this.tensor).fill(0, offset * rowBytes, (offset + size) * rowBytes);
+    this.#written.push({ offset, size, source: "padding" });
+  }
+
+  /** Extents that nothing has been loaded into yet, in order. */
+  missing(): readonly Extent[] {
+    const gaps: Extent[] = [];
+    let end = 0;
+    for (const { offset, size } of [...this.#written].sort((a, b) => a.offset - b.offset)) {
+      if (offset > end) gaps.push({ offset: end, size: offset - end });
+      end = offset + size;
+    }
+    if (end < this.extent) gaps.push({ offset: end, size: this.extent - end });
+    return gaps;
+  }
+
+  /** The error of a loaded weight that does not fit. */
+  mismatch(source: CheckpointTensor, expected: string, received: string): CheckpointError {
+    return new CheckpointError(
+      "SHAPE_MISMATCH",
+      `${source.name}: expected ${expected} for ${this.name} on rank ${this.rank} but received ${received} ` +
+        `(${describeShape(source.dtype, source.shape)} in ${source.file})`,
+      { tensor: source.name, expected, received, rank: this.rank, file: source.file },
+    );
+  }
+
+  #account(written: Written, source: CheckpointTensor): void {
+    const overlap = this.#written.find(
+      (other) => other.offset < written.offset + written.size && written.offset < other.offset + other.size,
+    );
+    if (overlap !== undefined) {
+      throw new CheckpointError(
+        "DUPLICATE_WEIGHT",
+        `${this.name} on rank ${this.rank}: ${written.source} would overwrite what came from ${overlap.source}`,
+        { tensor: source.name, expected: "one source", received: overlap.source, rank: this.rank, file: source.file },
+      );
+    }
+    this.#written.push(written);
+  }
+
+  #convert(source: CheckpointTensor, ranges: readonly Range[], destination: Uint8Array): void {
+    const from = source.dtype;
+    const to = this.tensor.dtype;
+    if (!isFloat(from) || !isFloat(to)) {
+      throw new CheckpointError(
+        "DTYPE_MISMATCH",
+        `${source.name}: expected ${to} for ${this.name} but received ${from} in ${source.file}`,
+        { tensor: source.name, expected: to, received: from, rank: this.rank, file: source.file },
+      );
+    }
+    const first = ranges[0] ?? { start: 0, end: 1 };
+    const rows = first.end - first.start;
+    if (rows === 0) return;
+    const rowElements = destination.length / dtypeBytes(to) / rows;
+    const step = Math.max(1, Math.floor(CONVERSION_BYTES / Math.max(1, rowElements * dtypeBytes(from))));
+    const staging = new Uint8Array(Math.min(step, rows) * rowElements * dtypeBytes(from));
+    for (let row = 0; row < rows; row += step) {
+      const count = Math.min(step, rows - row);
+      const part = staging.subarray(0, count * rowElements * dtypeBytes(from));
+      const start = first.start + row;
+      readSlice(source, ranges.length === 0 ? [] : [{ start, end: start + count }, ...ranges.slice(1)], part);
+      const rowBytes = rowElements * dtypeBytes(to);
+      convertFloats(part, from, destination.subarray(row * rowBytes, (row + count) * rowBytes), to, source.name);
+    }
+  }
+}
+
+/** Divides a logical offset or size by a packing factor. Throws CheckpointError `INEXACT_PACKING` unless it is exact. */
+export function packExactly(parameter: Parameter, value: number, factor: number): number {
+  const packed = value / factor;
+  if (!Number.isInteger(packed)) {
+    throw new CheckpointError(
+      "INEXACT_PACKING",
+      `${parameter.name} on rank ${parameter.rank}: expected a multiple of ${factor} but the shard boundary is ${value}`,
+      { tensor: parameter.name, expected: `a multiple of ${factor}`, received: value, rank: parameter.rank },
+    );
+  }
+  return packed;
+}
+
+/** Guards an extent that a plugin's hook returned. Throws CheckpointError `INVALID_EXTENT`. */
+export function checkExtent(extent: Extent, limit: number, what: string, rank: number): Extent {
+  const { offset, size } = extent;
+  if (!Number.isInteger(offset) || !Number.isInteger(size) || offset < 0 || size < 0 || offset + size > limit) {
+    throw new CheckpointError(
+      "INVALID_EXTENT",
+      `${what}: expected an extent inside 0..${limit} but the shard indexer returned offset ${offset}, size ${size}`,
+      { tensor: what, expected: `0..${limit}`, received: `${offset}+${size}`, rank },
+    );
+  }
+  return extent;
+}
+
+/** The whole of a loaded weight. */
+export function wholeOf(shape: readonly number[]): Range[] {
+  return shape.map((end) => ({ start: 0, end }));
+}
+
+/** `ranges` with the one of dimension `dim` replaced. */
+export function narrow(ranges: readonly Range[], dim: number, extent: Extent): Range[] {
+  if (dim >= ranges.length) throw new InternalError(`dimension ${dim} of a tensor of ${ranges.length} dimensions`);
+  return ranges.map((range, i) => (i === dim ? { start: extent.offset, end: extent.offset + extent.size } : range));
+}

@@ -1,0 +1,161 @@
+/**
+ * From logical rows and columns to storage: where a part of a loaded weight goes in a parameter, and which part of the
+ * loaded weight this rank takes. The steps, in order: block scale, packing, shard indexer. Original offsets are computed
+ * only when a shard indexer asks, at most once a layer and kind of place.
+ */
+import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import { cdiv, rangeSize, type Range } from "../parallel/partition.js";
+import type { Extent, LinearLayer, LinearPart, OriginalOffsets } from "../quantization/contract.js";
+import { checkExtent, narrow, packExactly, type Parameter, wholeOf } from "./parameter.js";
+
+/** How the loaded weight holds a part. */
+export interface SourcePlace {
+  /** One tensor holds several parts, rows concatenated. */
+  readonly fused: boolean;
+  /** Logical row of the loaded weight at which the part begins. */
+  readonly base: number;
+  /** Logical rows of the loaded weight. */
+  readonly total: number;
+}
+
+export class ShardPlacement {
+  readonly #layer: LinearLayer;
+  readonly #offsets = new Map<"global" | "local", OriginalOffsets>();
+
+  constructor(layer: LinearLayer) {
+    this.#layer = layer;
+  }
+
+  /** Loads this rank's share of one part. Throws CheckpointError. */
+  load(parameter: Parameter, source: CheckpointTensor, part: LinearPart, place: SourcePlace): void {
+    const { outputDim, scalarSlots } = parameter.spec;
+    if (outputDim === null && scalarSlots) {
+      parameter.load(source, wholeOf(source.shape), this.#layer.parts.indexOf(part));
+      return;
+    }
+    let ranges = wholeOf(source.shape);
+    if (!parameter.spec.isSharded) ranges = this.#narrowInputs(parameter, source, ranges);
+    if (outputDim === null) {
+      parameter.load(source, ranges);
+      return;
+    }
+    const destination = this.#index(parameter, part, this.#destination(parameter, part), place, "destination", parameter.extent);
+    const sourceExtent = source.shape[outputDim];
+    if (sourceExtent === undefined) {
+      throw parameter.mismatch(source, `a dimension ${outputDim}`, `${source.shape.length} dimensions`);
+    }
+    const wanted = this.#source(parameter, source, part, place, sourceExtent);
+    parameter.load(source, narrow(ranges, outputDim, wanted), destination.offset);
+  }
+
+  #narrowInputs(parameter: Parameter, source: CheckpointTensor, ranges: Range[]): Range[] {
+    const { inputDim, blockScale } = parameter.spec;
+    const { inputs, inputSize } = this.#layer;
+    if (inputDim === null) return ranges;
+    const total = toStorage(parameter, { offset: 0, size: inputSize }, inputDim, blockScale?.inputs).size;
+    if (source.shape[inputDim] !== total) {
+      throw parameter.mismatch(source, `${total} along dimension ${inputDim}`, `${source.shape[inputDim]}`);
+    }
+    const own = { offset: inputs.start, size: rangeSize(inputs) };
+    return narrow(ranges, inputDim, toStorage(parameter, own, inputDim, blockScale?.inputs));
+  }
+
+  /** Storage extent of a part in the parameter, before the indexer. */
+  #destination(parameter: Parameter, part: LinearPart): Extent {
+    const { outputDim, blockScale } = parameter.spec;
+    const block = blockScale?.outputs;
+    if (block === undefined) {
+      return toStorage(parameter, { offset: part.localOffset, size: rangeSize(part.rows) }, outputDim, undefined);
+    }
+    // A part's blocks are those its rows touch, so a part takes more room than its rows / block when it starts inside one.
+    const blocks = (p: LinearPart): number => cdiv(p.rows.end, block) - Math.floor(p.rows.start / block);
+    let offset = 0;
+    for (const earlier of this.#layer.parts) {
+      if (earlier === part) break;
+      offset += blocks(earlier);
+    }
+    return { offset, size: blocks(part) };
+  }
+
+  /** Storage extent of this rank's share of a part in the loaded weight. */
+  #source(parameter: Parameter, source: CheckpointTensor, part: LinearPart, place: SourcePlace, extent: number): Extent {
+    const { outputDim, blockScale, isSharded, shardIndexer } = parameter.spec;
+    if (isSharded && !place.fused) return { offset: 0, size: extent };
+    const logical = isSharded
+      ? { offset: part.localOffset, size: rangeSize(part.rows) }
+      : { offset: place.base + part.rows.start, size: rangeSize(part.rows) };
+    const storage = toStorage(parameter, logical, outputDim, blockScale?.outputs);
+    if (shardIndexer !== undefined) return this.#index(parameter, part, storage, place, "source", extent);
+    const total = isSharded ? parameter.extent : toStorage(parameter, { offset: 0, size: place.total }, outputDim, blockScale?.outputs).size;
+    if (extent !== total) {
+      throw parameter.mismatch(source, `${total} along dimension ${outputDim}`, `${extent}`);
+    }
+    return storage;
+  }
+
+  #index(
+    parameter: Parameter,
+    part: LinearPart,
+    extent: Extent,
+    place: SourcePlace,
+    of: "destination" | "source",
+    storageExtent: number,
+  ): Extent {
+    const { shardIndexer, isSharded } = parameter.spec;
+    if (shardIndexer === undefined || part.shardId === null) return extent;
+    const { rank, worldSize } = this.#layer;
+    const indexed = shardIndexer({
+      of,
+      shardId: part.shardId,
+      extent,
+      storageExtent,
+      originalOffsets: () => this.#originalOffsets(place.fused),
+      rank,
+      worldSize,
+      sourceIsLocal: isSharded ?? false,
+    });
+    return checkExtent(indexed, storageExtent, `${parameter.name}, ${of} of shard ${part.shardId}`, rank);
+  }
+
+  /**
+   * Logical offsets as vLLM hands them to its indexer: a merged layer's from whole matrices, QKV's from this rank's rows
+   * for a single shard and from whole matrices when fused on disk.
+   */
+  #originalOffsets(fused: boolean): OriginalOffsets {
+    const scope = this.#layer.kind === "qkv" && !fused ? "local" : "global";
+    let offsets = this.#offsets.get(scope);
+    if (offsets === undefined) {
+      offsets = computeOffsets(this.#layer, scope);
+      this.#offsets.set(scope, offsets);
+    }
+    return offsets;
+  }
+}
+
+function computeOffsets(layer: LinearLayer, scope: "global" | "local"): OriginalOffsets {
+  const offsets = new Map<string, Extent>();
+  let offset = 0;
+  for (const part of layer.parts) {
+    const size = scope === "local" ? rangeSize(part.rows) : part.outputSize;
+    offsets.set(String(part.shardId), { offset, size });
+    offset += size;
+  }
+  offsets.set("total", { offset: 0, size: offset });
+  return offsets;
+}
+
+/** Logical extent along `dim` to storage: block counts for a block scale, exact division for packing. */
+function toStorage(parameter: Parameter, logical: Extent, dim: number | null, block: number | undefined): Extent {
+  let { offset, size } = logical;
+  if (block !== undefined) {
+    const first = Math.floor(offset / block);
+    size = cdiv(offset + size, block) - first;
+    offset = first;
+  }
+  const { packed } = parameter.spec;
+  if (packed !== undefined && packed.dim === dim) {
+    offset = packExactly(parameter, offset, packed.factor);
+    size = packExactly(parameter, size, packed.factor);
+  }
+  return { offset, size };
+}

@@ -1,0 +1,47 @@
+/** The plugin API: everything a plugin may import. Wiring only. */
+export type { Checkpoint, CheckpointTensor } from "./checkpoint/checkpoint.js";
+export {
+  bf16ToF32,
+  bitsToF32,
+  convertFloats,
+  type DType,
+  dtypeBytes,
+  type FloatDType,
+  f16ToF32,
+  f32ToBf16,
+  f32ToBits,
+  f32ToF16,
+  isFloat,
+} from "./core/dtype.js";
+export {
+  CheckpointError,
+  describeValue,
+  type ErrorDetails,
+  InternalError,
+  OptionError,
+  PluginError,
+  ShardloomError,
+  UnsupportedError,
+} from "./core/errors.js";
+export { isJsonObject, type JsonObject, type JsonValue, parseJsonObject, readJsonObject } from "./core/json.js";
+export type { Operand } from "./core/operand.js";
+export { bytesOf, elementCount, type Tensor } from "./core/tensor.js";
+export type { Kernels, LinearWeight } from "./kernels/kernels.js";
+export type { ModelDescription, ModelLoader } from "./loading/model-loader.js";
+export { PLUGIN_API_VERSION, type Plugin, type PluginContext } from "./loading/plugins.js";
+export { type Range, rangeSize } from "./parallel/partition.js";
+export type {
+  Extent,
+  LinearLayer,
+  LinearMethod,
+  LinearPart,
+  LoadedWeights,
+  OriginalOffsets,
+  ParameterSpec,
+  QuantizationConfig,
+  QuantizationConfigFactory,
+  ShardId,
+  ShardIndexer,
+  ShardIndexQuery,
+  WeightCreation,
+} from "./quantization/contract.js";

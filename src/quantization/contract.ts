@@ -1,0 +1,129 @@
+/**
+ * The contract between the layers and a quantization format. A format registers a quantization config; the config gives
+ * each linear layer its linear method; the method creates the layer's parameters, turns what was loaded into an
+ * execution format, and applies it. The layer decides which rows and columns a rank owns; the method decides how they
+ * are stored. Neither knows the other's business, and no layer knows any format.
+ */
+import type { DType, FloatDType } from "../core/dtype.js";
+import type { JsonObject } from "../core/json.js";
+import type { Operand } from "../core/operand.js";
+import type { Tensor } from "../core/tensor.js";
+import type { Kernels } from "../kernels/kernels.js";
+import type { Range } from "../parallel/partition.js";
+
+/** Which logical matrix of a fused layer a loaded weight is; null for all of them (fused on disk) or the only one. */
+export type ShardId = "q" | "k" | "v" | number;
+
+/** Offset and size along a dimension, in logical rows or in storage elements, as the context says. */
+export interface Extent {
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** Offsets of the logical matrices of a fused layer by shard id ("q", "k", "v" or "0", "1", ..), and "total". */
+export type OriginalOffsets = ReadonlyMap<string, Extent>;
+
+/** What a shard indexer is asked. */
+export interface ShardIndexQuery {
+  /** Whether the extent lies in the parameter ("destination") or in the loaded weight ("source"). */
+  readonly of: "destination" | "source";
+  readonly shardId: ShardId;
+  /** What the layer would use without an indexer, block scales and packing already taken into account. */
+  readonly extent: Extent;
+  /** Storage elements of the tensor along the dimension that is indexed. */
+  readonly storageExtent: number;
+  /** Logical offsets of all matrices; computed when first asked for, at most once a layer. */
+  readonly originalOffsets: () => OriginalOffsets;
+  readonly rank: number;
+  readonly worldSize: number;
+  /** True if the loaded weight is this rank's shard already. */
+  readonly sourceIsLocal: boolean;
+}
+
+/**
+ * Turns a logical extent of a fused layer into one of storage elements. A parameter has one only when its storage does
+ * not follow from packing; without it, the original offsets are never computed.
+ */
+export type ShardIndexer = (query: ShardIndexQuery) => Extent;
+
+/** Storage of one parameter of a layer on this rank. */
+export interface ParameterSpec {
+  /** Last part of its name: "weight", "weight.absmax", "bias". */
+  readonly name: string;
+  readonly dtype: DType;
+  /** Local storage shape. */
+  readonly shape: readonly number[];
+  /** Dimension that follows output features; null if the parameter is not split by column-parallel layers. */
+  readonly outputDim: number | null;
+  /** Dimension that follows input features; null if the parameter is not split by row-parallel layers. */
+  readonly inputDim: number | null;
+  /** Several logical rows or columns share a storage element along `dim`: storage = logical / factor, exactly. */
+  readonly packed?: { readonly dim: number; readonly factor: number };
+  /** A 2-D scale with one entry per block of this many outputs and inputs. */
+  readonly blockScale?: { readonly outputs: number; readonly inputs: number };
+  /** A 1-D parameter with one slot per logical matrix, each loaded from a scalar. */
+  readonly scalarSlots?: boolean;
+  /** The loaded weight is already this rank's shard: the source is not sliced again. */
+  readonly isSharded?: boolean;
+  readonly shardIndexer?: ShardIndexer;
+}
+
+/** One logical matrix of a linear layer, and which part of it this rank owns. */
+export interface LinearPart {
+  /** Name of the module on disk, `model.layers.0.self_attn.q_proj`. */
+  readonly prefix: string;
+  readonly shardId: ShardId | null;
+  /** Rows of the whole matrix. */
+  readonly outputSize: number;
+  /** Rows this rank owns. */
+  readonly rows: Range;
+  /** Where they start in the layer's output on this rank. */
+  readonly localOffset: number;
+}
+
+/** A linear layer as its method sees it. */
+export interface LinearLayer {
+  readonly prefix: string;
+  readonly kind: "replicated" | "column" | "merged" | "qkv" | "row";
+  /** Inputs of the whole matrix. */
+  readonly inputSize: number;
+  /** Inputs this rank owns: all, except in a row-parallel layer. */
+  readonly inputs: Range;
+  readonly parts: readonly LinearPart[];
+  /** Rows on this rank, over all parts. */
+  readonly outputSizePerPartition: number;
+  readonly rank: number;
+  readonly worldSize: number;
+  /** dtype of unquantized weights. */
+  readonly dtype: FloatDType;
+}
+
+/** What a method may do while creating parameters. */
+export interface WeightCreation {
+  addParameter(spec: ParameterSpec): void;
+}
+
+/** What a method sees when all parameters of its layer have been loaded. */
+export interface LoadedWeights {
+  readonly kernels: Kernels;
+  /** Storage of a parameter the method added. Throws for a name it did not add. */
+  tensor(name: string): Tensor;
+}
+
+/** How one linear layer stores, prepares and applies its weights. One instance a layer. */
+export interface LinearMethod {
+  createWeights(creation: WeightCreation, layer: LinearLayer): void;
+  processWeightsAfterLoading(weights: LoadedWeights, layer: LinearLayer): void;
+  /** `out[m] = x[m] * W^T + bias` for the first `rows` rows; allocates nothing. */
+  apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void;
+}
+
+/** A quantization format, configured for one checkpoint or one user's wish. */
+export interface QuantizationConfig {
+  readonly name: string;
+  /** The method for a layer, or null where the format leaves it unquantized. */
+  linearMethod(layer: LinearLayer): LinearMethod | null;
+}
+
+/** Makes a config from `quantization_config` of config.json, or from a user's options. Throws ShardloomError. */
+export type QuantizationConfigFactory = (settings: JsonObject) => QuantizationConfig;
