@@ -5,6 +5,8 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import type { DType } from "./dtype.js";
+import { OptionError } from "./errors.js";
 
 /** Opaque number that stands for a region of memory known to the addon; 0 means none. */
 export type NativeHandle = number;
@@ -16,19 +18,26 @@ export type NativeHandle = number;
 export interface NativeAddon {
   /** Version of this interface; must equal `NATIVE_ABI`. */
   readonly abi: number;
-  /** Instruction set in use: "portable", "avx2" or "avx512". `SHARDLOOM_ISA` forces one. */
+  /** Instruction set in use by this thread: "portable", "avx2" or "avx512". */
   readonly isa: string;
-  /** Instruction sets that this CPU and OS can run, best first. */
+  /** Instruction sets that this CPU and OS can run, best first; the first one is the default. */
   readonly supportedIsas: readonly string[];
+  /** Uses another of `supportedIsas` in this thread from now on; throws a RangeError that names them for anything else. */
+  selectIsa(isa: string): void;
 
   // memory
-  /** Address of the first byte of a view modulo 2 MiB. */
+  /** Address of the first byte of a view modulo `modulo`, a power of two of at most 2^30. */
   addressModulo(view: Uint8Array, modulo: number): number;
   /** Advises huge pages for the whole pages inside the view; false where the system has none. */
   adviseHugePages(view: Uint8Array): boolean;
   /** Writes one byte in every page of the view so that the calling thread's node owns it. The view must be all zero. */
   touch(view: Uint8Array): void;
-  bind(view: Uint8Array, dtype: number, rows: number, columns: number): NativeHandle;
+  /**
+   * Registers `rows * columns` elements for use by kernels and keeps the view alive until `release`. The view must lie
+   * over a SharedArrayBuffer (which cannot be detached), be 64-byte aligned and exactly as long as the elements.
+   */
+  bind(view: Uint8Array, dtype: DType, rows: number, columns: number): NativeHandle;
+  /** Forgets a handle; every later use of it throws. */
   release(handle: NativeHandle): void;
 
   // kernels: see src/kernels/kernels.ts for meaning and shapes
@@ -111,7 +120,8 @@ export const NATIVE_ABI = 1;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon }
-  | { readonly loaded: false; readonly reason: string };
+  /** `error` is set when the addon is there but an option of the user forbids its use: whoever needs kernels throws it. */
+  | { readonly loaded: false; readonly reason: string; readonly error?: OptionError };
 
 const require = createRequire(import.meta.url);
 const candidates = ["../../../build/Release/shardloom_native.node", "../../../build/shardloom_native.node"].map(
@@ -120,7 +130,10 @@ const candidates = ["../../../build/Release/shardloom_native.node", "../../../bu
 
 let status: AddonStatus | undefined;
 
-/** The addon, or why there is none. `SHARDLOOM_KERNELS=reference` turns it off. Never throws. */
+/**
+ * The addon, or why there is none. `SHARDLOOM_KERNELS=reference` turns it off, `SHARDLOOM_ISA` forces an instruction
+ * set. Never throws.
+ */
 export function nativeAddon(): AddonStatus {
   status ??= load();
   return status;
@@ -139,8 +152,23 @@ function load(): AddonStatus {
     if (addon.abi !== NATIVE_ABI) {
       return { loaded: false, reason: `${path} has interface ${addon.abi}, expected ${NATIVE_ABI}: run npm run build` };
     }
+    const isa = process.env["SHARDLOOM_ISA"];
+    if (isa !== undefined && isa !== "") {
+      if (!addon.supportedIsas.includes(isa)) return unsupportedIsa(isa, addon.supportedIsas);
+      addon.selectIsa(isa);
+    }
     return { loaded: true, addon };
   } catch (error) {
     return { loaded: false, reason: `${path}: ${error instanceof Error ? error.message : String(error)}` };
   }
+}
+
+function unsupportedIsa(received: string, supported: readonly string[]): AddonStatus {
+  const expected = supported.join(", ");
+  const error = new OptionError(
+    "UNSUPPORTED_ISA",
+    `expected SHARDLOOM_ISA to be an instruction set of this machine (${expected}) but received ${JSON.stringify(received)}`,
+    { option: "SHARDLOOM_ISA", expected, received },
+  );
+  return { loaded: false, reason: error.message, error };
 }

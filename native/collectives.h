@@ -1,0 +1,103 @@
+// Collectives between the threads of one process, over one region of shared memory.
+//
+// src/collectives/region.ts creates the region and defines its layout; the constants below repeat it and the binding
+// refuses a region of another version. The TypeScript twin is src/collectives/atomics-engine.ts: same protocol, same
+// bits. Both say `phase` for one round of "write, arrive, wait for all, read".
+//
+// Why one wait per phase is enough. Payload and request words of phase p live in half p & 1 of what a rank owns. A rank
+// writes them before it arrives at p (release), and every rank reads them only between the end of its wait for p
+// (acquire) and its own arrival at p + 1. The next write to that half belongs to phase p + 2, and a rank begins p + 2
+// only after its wait for p + 1, that is after every rank arrived at p + 1 and so finished reading p. Two halves are
+// therefore needed and enough, and a rank is never more than one phase ahead of another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace shardloom {
+
+/** Outcome of a collective; also why a region is poisoned. Numbers are shared with region.ts. */
+enum class CollectiveStatus : std::uint32_t { kDone = 0, kTimedOut = 1, kAborted = 2, kMismatch = 3 };
+
+/** Element types of all-gather and broadcast; both are 4 bytes wide and are copied as bits. */
+enum class CollectiveType : std::uint32_t { kF32 = 0, kI32 = 1 };
+
+/** Rows of 4-byte elements, `stride` elements apart. */
+struct ConstMatrix {
+  const std::uint32_t* data;
+  std::size_t stride;
+};
+struct Matrix {
+  std::uint32_t* data;
+  std::size_t stride;
+};
+
+/**
+ * One rank's end of a region. A view made for one call: it owns nothing. At most one thread may act for a rank at a
+ * time. Every method blocks until all ranks called the same method with the same sizes, or returns why that will not
+ * happen; any status but kDone is final for the region.
+ */
+class CollectiveRank {
+ public:
+  /** False when the bytes hold no region of this layout version, or have no such rank. */
+  static bool open(void* base, std::size_t size_bytes, std::uint32_t rank, CollectiveRank& out);
+
+  /**
+   * Sums `count` f32 over all ranks, in place: ((r0 + r1) + r2) + ..., each sum rounded to f32. A NaN becomes the quiet
+   * NaN 0x7fc00000, so that all ranks and both engines agree on every bit. With one rank, data stays as it is.
+   */
+  CollectiveStatus all_reduce(float* data, std::size_t count);
+
+  /**
+   * Row m of `out` becomes row m of every rank's data, side by side. This rank contributes `width` columns; `checksum`
+   * digests the widths of all ranks and must be the same everywhere. `out_columns` bounds the sum of all widths.
+   * `data` and `out` must not overlap.
+   */
+  CollectiveStatus all_gather(ConstMatrix data, Matrix out, std::size_t out_columns, std::size_t rows,
+                              std::size_t width, CollectiveType type, std::uint32_t checksum);
+
+  /** `count` elements of the root replace those of every rank. */
+  CollectiveStatus broadcast(std::uint32_t* data, std::size_t count, CollectiveType type, std::uint32_t root);
+
+  CollectiveStatus barrier();
+
+  std::uint32_t rank() const { return rank_; }
+  std::uint32_t world_size() const { return world_size_; }
+
+ private:
+  struct Request;
+
+  std::uint32_t* word(std::size_t index) const { return words_ + index; }
+  std::uint32_t* line(std::uint32_t rank) const;
+  std::uint32_t* slot(std::uint32_t rank, std::uint32_t phase) const;
+
+  CollectiveStatus enter() const;
+  std::uint32_t next_phase() const;
+  CollectiveStatus meet(std::uint32_t phase, const Request& request) const;
+  void publish(std::uint32_t phase, const Request& request) const;
+  bool all_arrived(std::uint32_t phase, std::uint32_t& next) const;
+  CollectiveStatus wait_for_all(std::uint32_t phase) const;
+  CollectiveStatus wait_slowly(std::uint32_t phase, std::uint32_t next) const;
+  CollectiveStatus check_requests(std::uint32_t phase, const Request& request) const;
+  CollectiveStatus poison(CollectiveStatus reason) const;
+  void wake_parked() const;
+
+  CollectiveStatus reduce_one_shot(float* data, std::size_t count, const Request& request) const;
+  CollectiveStatus reduce_scattered(float* data, std::size_t count, const Request& request) const;
+
+  std::uint32_t* words_ = nullptr;
+  std::uint32_t* slots_ = nullptr;
+  std::uint32_t rank_ = 0;
+  std::uint32_t world_size_ = 0;
+  std::size_t slot_elements_ = 0;
+  std::size_t slot_stride_ = 0;
+  std::size_t one_shot_elements_ = 0;
+};
+
+/**
+ * Poisons a region for all ranks and wakes those that are parked. `rank` is named in their errors; world_size or more
+ * stands for a thread that is no rank. False when the bytes hold no region.
+ */
+bool abort_collectives(void* base, std::size_t size_bytes, std::uint32_t rank);
+
+}  // namespace shardloom

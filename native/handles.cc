@@ -1,0 +1,86 @@
+#include "handles.h"
+
+#include <cstring>
+#include <new>
+
+namespace shardloom {
+namespace {
+
+constexpr int kIndexBits = 20;
+constexpr std::int32_t kIndexMask = (1 << kIndexBits) - 1;
+constexpr std::int32_t kLastGeneration = (1 << (31 - kIndexBits)) - 1;
+
+struct DTypeInfo {
+  const char* name;
+  std::size_t bytes;
+};
+
+constexpr DTypeInfo kDTypes[kDTypeCount] = {
+    {"f32", 4}, {"f16", 2}, {"bf16", 2}, {"i8", 1}, {"u8", 1}, {"i32", 4}, {"i64", 8}, {"f8_e4m3", 1},
+};
+
+}  // namespace
+
+std::size_t dtype_bytes(DType dtype) { return kDTypes[static_cast<int>(dtype)].bytes; }
+
+const char* dtype_name(DType dtype) { return kDTypes[static_cast<int>(dtype)].name; }
+
+bool dtype_from_name(const char* name, DType* dtype) {
+  for (int i = 0; i < kDTypeCount; i++) {
+    if (std::strcmp(name, kDTypes[i].name) == 0) {
+      *dtype = static_cast<DType>(i);
+      return true;
+    }
+  }
+  return false;
+}
+
+HandleTable::~HandleTable() {
+  for (const Slot& slot : slots_) {
+    if (slot.view != nullptr) napi_delete_reference(env_, slot.view);
+  }
+}
+
+std::int32_t HandleTable::bind(napi_value view, const Region& region) {
+  try {
+    if (free_.empty()) {
+      if (slots_.size() > static_cast<std::size_t>(kIndexMask)) return 0;
+      // Room for every slot to be free at once, so that release never allocates.
+      free_.reserve(slots_.size() + 1);
+      slots_.push_back(Slot{Region{}, nullptr, 0});
+      free_.push_back(static_cast<std::int32_t>(slots_.size() - 1));
+    }
+  } catch (const std::bad_alloc&) {
+    return 0;
+  }
+  const std::int32_t index = free_.back();
+  Slot& slot = slots_[static_cast<std::size_t>(index)];
+  napi_ref reference = nullptr;
+  if (napi_create_reference(env_, view, 1, &reference) != napi_ok) return 0;
+  free_.pop_back();
+  slot = Slot{region, reference, slot.generation + 1};
+  return (slot.generation << kIndexBits) | index;
+}
+
+bool HandleTable::release(double handle) {
+  if (find(handle) == nullptr) return false;
+  const std::int32_t index = static_cast<std::int32_t>(handle) & kIndexMask;
+  Slot& slot = slots_[static_cast<std::size_t>(index)];
+  napi_delete_reference(env_, slot.view);
+  slot.view = nullptr;
+  slot.region = Region{};
+  if (slot.generation < kLastGeneration) free_.push_back(index);
+  return true;
+}
+
+const Region* HandleTable::find(double handle) const {
+  // The comparison also refuses NaN, which must not be converted to an integer.
+  if (!(handle >= 1.0 && handle <= 2147483647.0)) return nullptr;
+  const std::int32_t number = static_cast<std::int32_t>(handle);
+  const std::size_t index = static_cast<std::size_t>(number & kIndexMask);
+  if (index >= slots_.size() || static_cast<double>(number) != handle) return nullptr;
+  const Slot& slot = slots_[index];
+  return slot.view != nullptr && slot.generation == (number >> kIndexBits) ? &slot.region : nullptr;
+}
+
+}  // namespace shardloom

@@ -1,0 +1,79 @@
+// Regions of memory that JavaScript has bound, and the handles it knows them by.
+//
+// One table per napi_env: every thread that loads the addon has its own, nothing here is shared between threads. A
+// handle carries the index of its slot and the generation of its tenant, so a released or invented handle is
+// recognised and never reaches memory. A slot whose generations are used up is retired, so no handle comes back.
+#pragma once
+
+#include <node_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace shardloom {
+
+enum class DType : std::uint8_t { f32, f16, bf16, i8, u8, i32, i64, f8_e4m3 };
+
+inline constexpr int kDTypeCount = 8;
+
+// Bytes of one element.
+std::size_t dtype_bytes(DType dtype);
+// The name that src/core/dtype.ts uses.
+const char* dtype_name(DType dtype);
+// False when no dtype has that name.
+bool dtype_from_name(const char* name, DType* dtype);
+
+// Elements of a bound tensor, row-major `[rows, columns]`; a vector has one row. Starts on a multiple of
+// kRegionAlignment.
+struct Region {
+  void* data;
+  std::size_t bytes;
+  DType dtype;
+  std::int64_t rows;
+  std::int64_t columns;
+};
+
+inline constexpr std::size_t kRegionAlignment = 64;
+
+class HandleTable {
+ public:
+  explicit HandleTable(napi_env env) : env_(env) {}
+  ~HandleTable();
+  HandleTable(const HandleTable&) = delete;
+  HandleTable& operator=(const HandleTable&) = delete;
+
+  // Registers a region and keeps `view`, through which JavaScript owns its memory, alive until release. Returns 0 when
+  // the table is full or memory is short. Handles are positive and below 2^31: V8 passes them without an allocation.
+  std::int32_t bind(napi_value view, const Region& region);
+  // False when the handle is not bound.
+  bool release(double handle);
+  // Null when the handle is not bound. The pointer is good until the next bind or release.
+  const Region* find(double handle) const;
+
+ private:
+  struct Slot {
+    Region region;
+    napi_ref view;  // null while the slot has no tenant
+    std::int32_t generation;
+  };
+
+  napi_env env_;
+  std::vector<Slot> slots_;
+  std::vector<std::int32_t> free_;
+};
+
+struct KernelTable;
+
+// What the addon keeps for one napi_env. Every exported function receives it as its callback data. binding.cc makes it
+// and calls `napi_status register_...(napi_env, napi_value exports, AddonInstance*)` of each part of the addon.
+struct AddonInstance {
+  explicit AddonInstance(napi_env env) : handles(env) {}
+
+  HandleTable handles;
+  const KernelTable* kernels = nullptr;
+  // Scratch memory of the kernels, kWorkspaceBytes long, allocated once.
+  void* workspace = nullptr;
+};
+
+}  // namespace shardloom
