@@ -1,0 +1,26 @@
+/**
+ * What the engine needs of the ranks: an executor runs steps. In production it is the coordinator with its worker
+ * threads; in tests, ranks that take turns in one thread. The engine knows neither.
+ */
+import type { ModelConfig } from "../models/model.js";
+import type { RankReport } from "../rank/model-runner.js";
+import type { Step } from "../rank/step.js";
+
+export interface Executor {
+  readonly worldSize: number;
+  readonly config: ModelConfig;
+  /** The arrays the engine fills before `execute`, and reads results from after it. */
+  readonly step: Step;
+  /** Tokens a block of KV cache holds, and how many blocks there are. */
+  readonly blockSize: number;
+  readonly blocks: number;
+  /** Loading, rank by rank. */
+  readonly reports: readonly RankReport[];
+  /**
+   * Runs the step that has been written. Resolves when every rank is done with the arrays. Rejects with RankError or
+   * CollectiveError when a rank failed; the executor is then unusable and every later call rejects too.
+   */
+  execute(): Promise<void>;
+  /** Stops all ranks. Resolves when nothing of them is left; may be called again. */
+  close(): Promise<void>;
+}

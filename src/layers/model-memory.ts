@@ -1,0 +1,84 @@
+/**
+ * Memory a model computes in: activations reused in every step, constants, and the paged KV cache. All of it is
+ * allocated once, when a rank is set up; a step allocates nothing.
+ */
+import { ArenaAllocator } from "../core/arena.js";
+import type { FloatDType } from "../core/dtype.js";
+import { InternalError } from "../core/errors.js";
+import type { Operand } from "../core/operand.js";
+import { f32Of, i32Of } from "../core/tensor.js";
+import type { Kernels, KvCache } from "../kernels/kernels.js";
+
+export interface ModelMemoryOptions {
+  readonly name: string;
+  readonly kernels: Kernels;
+  /** Rows of activations: tokens in one step. */
+  readonly maxTokens: number;
+  /** Longest sequence. */
+  readonly maxPositions: number;
+  readonly kvCacheDtype: FloatDType;
+  /** Tokens a block of KV cache holds. */
+  readonly blockSize: number;
+  readonly blocks: number;
+}
+
+export class ModelMemory {
+  readonly maxTokens: number;
+  readonly maxPositions: number;
+  readonly #options: ModelMemoryOptions;
+  readonly #buffers: ArenaAllocator;
+  readonly #cache: ArenaAllocator;
+  readonly #operands = new Map<string, Operand>();
+
+  constructor(options: ModelMemoryOptions) {
+    this.#options = options;
+    this.maxTokens = options.maxTokens;
+    this.maxPositions = options.maxPositions;
+    this.#buffers = new ArenaAllocator(`${options.name}.activations`, 16 * 1024 * 1024);
+    this.#cache = new ArenaAllocator(`${options.name}.kv-cache`);
+  }
+
+  /** f32 `[rows, columns]`. Asked for again by the same name, it is the same buffer and must have the same shape. */
+  activation(name: string, rows: number, columns: number): Operand {
+    const existing = this.#operands.get(name);
+    if (existing !== undefined) {
+      if (existing.rows === rows && existing.columns === columns) return existing;
+      throw new InternalError(`activation ${name} is [${existing.rows}, ${existing.columns}], wanted [${rows}, ${columns}]`);
+    }
+    const operand = this.#options.kernels.bind(this.#buffers.allocate(name, "f32", [rows, columns]));
+    this.#operands.set(name, operand);
+    return operand;
+  }
+
+  /** i32 `[values.length]` constants. */
+  integers(name: string, values: readonly number[]): Operand {
+    const tensor = this.#buffers.allocate(name, "i32", [values.length]);
+    i32Of(tensor).set(values);
+    return this.#options.kernels.bind(tensor);
+  }
+
+  /** f32 `[rows, columns]` constants, filled once; the same operand for the same name. */
+  constants(name: string, rows: number, columns: number, fill: (out: Float32Array) => void): Operand {
+    const existing = this.#operands.get(name);
+    if (existing !== undefined) return existing;
+    const tensor = this.#buffers.allocate(name, "f32", [rows, columns]);
+    fill(f32Of(tensor));
+    const operand = this.#options.kernels.bind(tensor);
+    this.#operands.set(name, operand);
+    return operand;
+  }
+
+  /** The paged KV cache of one layer on this rank. Its pages are touched when tokens are first written to them. */
+  kvCache(layer: number, kvHeads: number, headSize: number): KvCache {
+    const { kernels, blocks, blockSize, kvCacheDtype } = this.#options;
+    const shape = [blocks, kvHeads, blockSize, headSize];
+    const keys = kernels.bind(this.#cache.allocate(`layers.${layer}.keys`, kvCacheDtype, shape));
+    const values = kernels.bind(this.#cache.allocate(`layers.${layer}.values`, kvCacheDtype, shape));
+    return { keys, values, kvHeads, headSize, blockSize };
+  }
+
+  /** Bytes reserved for the KV cache. */
+  get kvCacheBytes(): number {
+    return this.#cache.usedBytes;
+  }
+}

@@ -1,0 +1,22 @@
+import type { FloatDType } from "../core/dtype.js";
+import type { ModelDescription } from "../loading/model-loader.js";
+import type { StepLimits } from "./step.js";
+
+/** Everything the ranks of an engine are told alike. Plain data: it crosses threads. */
+export interface RankOptions {
+  /** Local path of the model. */
+  readonly path: string;
+  /** Format of its loader, decided by the coordinator. */
+  readonly loadFormat: string;
+  readonly description: ModelDescription;
+  readonly worldSize: number;
+  /** dtype of unquantized weights. */
+  readonly dtype: FloatDType;
+  readonly kvCacheDtype: FloatDType;
+  /** Tokens a block of KV cache holds. */
+  readonly blockSize: number;
+  readonly blocks: number;
+  /** Longest sequence. */
+  readonly maxModelLength: number;
+  readonly limits: StepLimits;
+}
