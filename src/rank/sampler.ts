@@ -1,0 +1,162 @@
+/**
+ * From hidden states to results: each rank computes the logits of its part of the vocabulary, then rank 0 chooses. When
+ * only the likeliest token is wanted, ranks exchange (maximum, id) pairs; otherwise the whole rows are gathered.
+ */
+import type { AllGather, Pass } from "../collectives/collective.js";
+import { ArenaAllocator } from "../core/arena.js";
+import type { Operand } from "../core/operand.js";
+import { f32Of, i32Of, type Tensor } from "../core/tensor.js";
+import type { Kernels } from "../kernels/kernels.js";
+import type { Model } from "../models/model.js";
+import { rangeSize, type VocabularyRange } from "../parallel/partition.js";
+import { OUTPUT_SCORE, type Step } from "./step.js";
+import { largestLogits, summarize, TokenDrawer } from "./token-choice.js";
+
+/** Rows of logits computed at a time: bounds the memory of wide vocabularies. */
+const ROWS_AT_A_TIME = 32;
+
+/** What `resultIds` holds when a row of logits was not finite. */
+export const NOT_FINITE = -1;
+
+export interface SamplerOptions {
+  readonly kernels: Kernels;
+  readonly rank: number;
+  readonly worldSize: number;
+  readonly model: Model;
+  readonly step: Step;
+  readonly vocabularySize: number;
+  readonly hiddenSize: number;
+  /** Vocabulary of every rank. */
+  readonly vocabulary: readonly VocabularyRange[];
+}
+
+export class Sampler {
+  readonly #options: SamplerOptions;
+  readonly #rows: number;
+  readonly #outputRows: Operand;
+  readonly #hidden: Operand;
+  readonly #logits: Operand;
+  readonly #best: { readonly values: Operand; readonly ids: Operand };
+  readonly #gatherBest: AllGather;
+  readonly #gatherLogits: AllGather;
+  readonly #bestOfAll: { readonly values: Float32Array; readonly ids: Int32Array };
+  readonly #allLogits: Float32Array;
+  readonly #drawer: TokenDrawer;
+
+  constructor(options: SamplerOptions) {
+    this.#options = options;
+    const { kernels, step, worldSize, model, vocabulary, vocabularySize } = options;
+    const rows = Math.min(ROWS_AT_A_TIME, step.limits.maxOutputs);
+    const arena = new ArenaAllocator(`rank${options.rank}.logits`, 16 * 1024 * 1024);
+    const own = rangeSize(model.vocabulary.ids);
+    this.#rows = rows;
+    this.#outputRows = kernels.bind(step.tensors.outputRows);
+    this.#hidden = kernels.bind(arena.allocate("selected", "f32", [rows, options.hiddenSize]));
+    const logits = arena.allocate("logits", "f32", [rows, own]);
+    this.#logits = kernels.bind(logits);
+    // Maxima and ids side by side in one tensor, so that one collective exchanges both.
+    const pairs = arena.allocate("best", "i32", [2, rows]);
+    this.#best = { values: kernels.bind(half(pairs, "f32", 0)), ids: kernels.bind(half(pairs, "i32", 1)) };
+    const allPairs = arena.allocate("bestOfAll", "i32", [2, rows * worldSize]);
+    this.#bestOfAll = { values: f32Of(half(allPairs, "f32", 0)), ids: i32Of(half(allPairs, "i32", 1)) };
+    this.#gatherBest = {
+      kind: "allGather",
+      data: kernels.bind(pairs),
+      out: kernels.bind(allPairs),
+      widths: Array.from({ length: worldSize }, () => rows),
+      rows: 2,
+    };
+    const all = worldSize === 1 ? logits : arena.allocate("allLogits", "f32", [rows, vocabularySize]);
+    this.#allLogits = f32Of(all);
+    const widths = vocabulary.map(({ ids }) => rangeSize(ids));
+    const out = worldSize === 1 ? this.#logits : kernels.bind(all);
+    this.#gatherLogits = { kind: "allGather", data: this.#logits, out, widths, rows };
+    this.#drawer = new TokenDrawer(vocabularySize);
+  }
+
+  /** Fills the results of the step's `outputs` output rows, on rank 0. */
+  *run(outputs: number): Pass {
+    const { kernels, model, rank, worldSize } = this.#options;
+    for (let first = 0; first < outputs; first += this.#rows) {
+      const rows = Math.min(this.#rows, outputs - first);
+      kernels.gatherRows(this.#hidden, model.hidden, this.#outputRows, first, rows);
+      model.computeLogits(this.#logits, this.#hidden, rows);
+      if (this.#needsWholeRows(first, rows)) {
+        this.#gatherLogits.rows = rows;
+        if (worldSize > 1) yield this.#gatherLogits;
+        if (rank === 0) for (let row = 0; row < rows; row++) this.#choose(first + row, row);
+      } else {
+        const { ids } = model.vocabulary;
+        kernels.argmax(this.#best.values, this.#best.ids, this.#logits, rows, rangeSize(ids), ids.start);
+        yield this.#gatherBest;
+        if (rank === 0) this.#pickBest(first, rows);
+      }
+    }
+  }
+
+  /** The same answer on every rank: all read the same step. */
+  #needsWholeRows(first: number, rows: number): boolean {
+    const { outputModes, logprobCounts, temperatures } = this.#options.step.views;
+    for (let i = first; i < first + rows; i++) {
+      if (outputModes[i] === OUTPUT_SCORE || (temperatures[i] ?? 0) > 0 || (logprobCounts[i] ?? -1) >= 0) return true;
+    }
+    return false;
+  }
+
+  #pickBest(first: number, rows: number): void {
+    const { values, ids } = this.#bestOfAll;
+    const { resultIds, resultLogprobs } = this.#options.step.views;
+    for (let row = 0; row < rows; row++) {
+      let best = row;
+      // Ranks hold ascending ids, so the first among equals has the lowest.
+      for (let rank = 1; rank < this.#options.worldSize; rank++) {
+        const candidate = rank * this.#rows + row;
+        if ((values[candidate] ?? 0) > (values[best] ?? 0)) best = candidate;
+      }
+      resultIds[first + row] = Number.isFinite(values[best]) ? (ids[best] ?? NOT_FINITE) : NOT_FINITE;
+      resultLogprobs[first + row] = 0;
+    }
+  }
+
+  #choose(output: number, row: number): void {
+    const { vocabularySize, step } = this.#options;
+    const { views, limits } = step;
+    const logits = this.#allLogits.subarray(row * vocabularySize, (row + 1) * vocabularySize);
+    const summary = summarize(logits);
+    if (!Number.isFinite(summary.max)) {
+      views.resultIds[output] = NOT_FINITE;
+      views.resultLogprobs[output] = Number.NaN;
+      return;
+    }
+    const id = this.#chooseId(output, logits, summary);
+    views.resultIds[output] = id;
+    views.resultLogprobs[output] = (logits[id] ?? Number.NaN) - summary.logSumExp;
+    const count = Math.min(views.logprobCounts[output] ?? -1, limits.maxLogprobs, vocabularySize);
+    if (count <= 0) return;
+    const start = output * Math.max(1, limits.maxLogprobs);
+    const values = views.topLogprobs.subarray(start, start + count);
+    largestLogits(logits, count, views.topIds.subarray(start, start + count), values);
+    for (let i = 0; i < count; i++) values[i] = (values[i] ?? Number.NaN) - summary.logSumExp;
+  }
+
+  #chooseId(output: number, logits: Float32Array, summary: ReturnType<typeof summarize>): number {
+    const { views } = this.#options.step;
+    if (views.outputModes[output] === OUTPUT_SCORE) return views.targetIds[output] ?? 0;
+    const temperature = views.temperatures[output] ?? 0;
+    if (temperature <= 0) return summary.maxId;
+    return this.#drawer.draw(logits, summary, {
+      temperature,
+      topK: views.topK[output] ?? 0,
+      topP: views.topP[output] ?? 1,
+      minP: views.minP[output] ?? 0,
+      seed: views.seeds[2 * output] ?? 0,
+      index: views.seeds[2 * output + 1] ?? 0,
+    });
+  }
+}
+
+/** Row `index` of an i32 tensor of two rows, as a vector of another 4-byte dtype. */
+function half(tensor: Tensor, dtype: "f32" | "i32", index: number): Tensor {
+  const columns = tensor.shape[1] ?? 0;
+  return { ...tensor, name: `${tensor.name}.${index}`, dtype, shape: [columns], byteOffset: tensor.byteOffset + index * columns * 4 };
+}
