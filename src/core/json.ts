@@ -26,14 +26,42 @@ export function parseJsonObject(text: string, file: string): JsonObject {
   return value;
 }
 
-/** Reads a file that must hold one JSON object. Throws CheckpointError `FILE_NOT_FOUND` or `INVALID_JSON`. */
+/** Reads a file that must hold one JSON object. Throws CheckpointError as `readTextFile` does, or `INVALID_JSON`. */
 export function readJsonObject(file: string): JsonObject {
-  let sizeBytes: number;
-  let text: string;
+  return parseJsonObject(readTextFile(file), file);
+}
+
+/**
+ * The text of a small UTF-8 file, without its byte order mark. Throws CheckpointError `FILE_NOT_FOUND` when it cannot
+ * be read, `FILE_TOO_LARGE` beyond MAX_JSON_BYTES, or `INVALID_UTF8`.
+ */
+export function readTextFile(file: string): string {
+  const bytes = readSmallFile(file);
   try {
-    sizeBytes = statSync(file).size;
-    if (sizeBytes > MAX_JSON_BYTES) throw invalid(file, `at most ${MAX_JSON_BYTES} bytes`, `${sizeBytes} bytes`);
-    text = readFileSync(file, "utf8");
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw new CheckpointError(
+      "INVALID_UTF8",
+      `${file}: expected UTF-8 text but received other bytes`,
+      { file },
+      { cause: error },
+    );
+  }
+}
+
+function readSmallFile(file: string): Uint8Array {
+  try {
+    const status = statSync(file);
+    if (!status.isFile()) throw new Error("it is not a regular file");
+    const sizeBytes = status.size;
+    if (sizeBytes > MAX_JSON_BYTES) {
+      throw new CheckpointError(
+        "FILE_TOO_LARGE",
+        `${file}: expected at most ${MAX_JSON_BYTES} bytes but received ${sizeBytes}`,
+        { file, expected: MAX_JSON_BYTES, received: sizeBytes },
+      );
+    }
+    return readFileSync(file);
   } catch (error) {
     if (error instanceof CheckpointError) throw error;
     throw new CheckpointError(
@@ -43,7 +71,6 @@ export function readJsonObject(file: string): JsonObject {
       { cause: error },
     );
   }
-  return parseJsonObject(text, file);
 }
 
 function invalid(file: string, expected: string, received: string, cause?: unknown): CheckpointError {

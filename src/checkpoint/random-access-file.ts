@@ -1,0 +1,106 @@
+/** A file read at given positions, synchronously: a rank has nothing else to do while its weights arrive. */
+import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
+import { CheckpointError, invariant } from "../core/errors.js";
+
+/** What `fs.readSync` does; a test passes one that reads less than it is asked for. */
+export type ReadAt = (
+  fd: number,
+  destination: Uint8Array,
+  offset: number,
+  lengthBytes: number,
+  position: number,
+) => number;
+
+/** The most bytes that one read asks for; Linux stops at 2 GiB, and Node refuses more. */
+const MAX_READ_BYTES = 1024 * 1024 * 1024;
+
+export class RandomAccessFile {
+  readonly path: string;
+  /** Size when it was opened. */
+  readonly sizeBytes: number;
+  readonly #readAt: ReadAt;
+  /** null once closed: the number may by then belong to another file. */
+  #fd: number | null;
+
+  private constructor(path: string, fd: number, sizeBytes: number, readAt: ReadAt) {
+    this.path = path;
+    this.sizeBytes = sizeBytes;
+    this.#readAt = readAt;
+    this.#fd = fd;
+  }
+
+  /**
+   * Opens a regular file for reading. Throws CheckpointError `FILE_NOT_FOUND` when there is none, or `READ_FAILED`
+   * when it cannot be opened.
+   */
+  static open(path: string, readAt: ReadAt = readSync): RandomAccessFile {
+    let fd: number | null = null;
+    try {
+      // Before opening: that would wait on a named pipe, and have effects on a device.
+      if (!statSync(path).isFile()) throw notFound(path, "something that is not a regular file");
+      fd = openSync(path, "r");
+      return new RandomAccessFile(path, fd, fstatSync(fd).size, readAt);
+    } catch (error) {
+      if (fd !== null) closeSync(fd);
+      if (error instanceof CheckpointError) throw error;
+      if (isErrnoException(error) && (error.code === "ENOENT" || error.code === "ENOTDIR")) {
+        throw notFound(path, "no file", error);
+      }
+      throw readFailed(path, error);
+    }
+  }
+
+  /**
+   * Fills `destination` from byte `position` on. Throws CheckpointError `SHORT_READ` when the file ends before, or
+   * `READ_FAILED` when the system reports an error.
+   */
+  read(destination: Uint8Array, position: number): void {
+    const fd = this.#fd;
+    invariant(fd !== null, `${this.path} is read after it was closed`);
+    let done = 0;
+    while (done < destination.length) {
+      const wanted = Math.min(destination.length - done, MAX_READ_BYTES);
+      let received: number;
+      try {
+        received = this.#readAt(fd, destination, done, wanted, position + done);
+      } catch (error) {
+        throw readFailed(this.path, error);
+      }
+      if (received === 0) throw this.#shortRead(destination.length, position, done);
+      done += received;
+    }
+  }
+
+  /** Releases the file; a second call does nothing. */
+  close(): void {
+    const fd = this.#fd;
+    this.#fd = null;
+    if (fd !== null) closeSync(fd);
+  }
+
+  #shortRead(expected: number, position: number, received: number): CheckpointError {
+    return new CheckpointError(
+      "SHORT_READ",
+      `${this.path}: expected ${expected} bytes at offset ${position} but the file ended after ${received}`,
+      { file: this.path, expected, received },
+    );
+  }
+}
+
+function notFound(path: string, received: string, cause?: unknown): CheckpointError {
+  return new CheckpointError(
+    "FILE_NOT_FOUND",
+    `${path}: expected a file but found ${received}`,
+    { file: path },
+    { cause },
+  );
+}
+
+function readFailed(path: string, cause: unknown): CheckpointError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new CheckpointError("READ_FAILED", `cannot read ${path}: ${reason}`, { file: path, reason }, { cause });
+}
+
+function isErrnoException(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && "code" in error;
+}
