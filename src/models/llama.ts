@@ -226,7 +226,7 @@ class LlamaBlock {
 
 /** One rank's part of a Llama model. */
 class LlamaModel implements Model {
-  readonly vocabulary: VocabularyRange;
+  readonly vocabulary: readonly VocabularyRange[];
   readonly hidden: Operand;
   readonly #embedding: VocabParallelEmbedding;
   readonly #blocks: readonly LlamaBlock[];
@@ -257,7 +257,7 @@ class LlamaModel implements Model {
       ? new TiedLMHead(context, this.#embedding)
       : new ParallelLMHead(context, { prefix: "lm_head", ...ends });
     this.#buffers = createActivations(config, own, rangeSize(intermediate), memory);
-    this.vocabulary = this.#embedding.vocabulary;
+    this.vocabulary = plan.vocabulary;
     this.hidden = this.#buffers.normed;
   }
 

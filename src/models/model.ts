@@ -28,13 +28,13 @@ export interface ModelConfig {
 
 /** One rank's part of a model. */
 export interface Model {
-  /** The vocabulary ids whose logits this rank computes. */
-  readonly vocabulary: VocabularyRange;
+  /** The vocabulary ids whose logits each rank computes. */
+  readonly vocabulary: readonly VocabularyRange[];
   /** Final hidden states, `[maxTokens, hiddenSize]`, the same on every rank. */
   readonly hidden: Operand;
   /** Computes `hidden` for the tokens of the step. */
   forward(step: ForwardStep): Pass;
-  /** `logits[i][0 .. rows of vocabulary)` of the hidden state in row i of `hidden`. */
+  /** Logits of this rank's ids: `logits[i]` is of the hidden state in row i of `hidden`. */
   computeLogits(logits: Operand, hidden: Operand, rows: number): void;
 }
 

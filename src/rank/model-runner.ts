@@ -13,7 +13,6 @@ import { loadWeights } from "../loading/load-weights.js";
 import type { Registries } from "../loading/plugins.js";
 import type { Model } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
-import { splitVocabulary } from "../parallel/partition.js";
 import { unquantized } from "../quantization/unquantized.js";
 import type { RankOptions } from "./rank-options.js";
 import { Sampler } from "./sampler.js";
@@ -95,7 +94,7 @@ export class ModelRunner {
       blocks: options.blocks,
     });
     const model = family.create(json, context, memory);
-    const checkpoint = await registries.modelLoaders.get(options.loadFormat).open(options.path);
+    const checkpoint = await registries.modelLoaders.select(options.path, options.loadFormat).open(options.path);
     try {
       loadWeights(context, checkpoint, {
         ignores: (name) => family.ignores(name, json),
@@ -120,7 +119,6 @@ export class ModelRunner {
       step,
       vocabularySize: config.vocabularySize,
       hiddenSize: config.hiddenSize,
-      vocabulary: splitVocabulary(config.vocabularySize, options.worldSize),
     });
     return new ModelRunner(report, step, model, sampler, kernels);
   }

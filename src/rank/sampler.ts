@@ -8,7 +8,7 @@ import type { Operand } from "../core/operand.js";
 import { f32Of, i32Of, type Tensor } from "../core/tensor.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type { Model } from "../models/model.js";
-import { rangeSize, type VocabularyRange } from "../parallel/partition.js";
+import { type Range, rangeOf, rangeSize } from "../parallel/partition.js";
 import { OUTPUT_SCORE, type Step } from "./step.js";
 import { largestLogits, summarize, TokenDrawer } from "./token-choice.js";
 
@@ -26,13 +26,13 @@ export interface SamplerOptions {
   readonly step: Step;
   readonly vocabularySize: number;
   readonly hiddenSize: number;
-  /** Vocabulary of every rank. */
-  readonly vocabulary: readonly VocabularyRange[];
 }
 
 export class Sampler {
   readonly #options: SamplerOptions;
   readonly #rows: number;
+  /** Ids of this rank. */
+  readonly #ids: Range;
   readonly #outputRows: Operand;
   readonly #hidden: Operand;
   readonly #logits: Operand;
@@ -45,14 +45,15 @@ export class Sampler {
 
   constructor(options: SamplerOptions) {
     this.#options = options;
-    const { kernels, step, worldSize, model, vocabulary, vocabularySize } = options;
+    const { kernels, step, worldSize, model, vocabularySize } = options;
+    const split = model.vocabulary.map(({ ids }) => ids);
     const rows = Math.min(ROWS_AT_A_TIME, step.limits.maxOutputs);
     const arena = new ArenaAllocator(`rank${options.rank}.logits`, 16 * 1024 * 1024);
-    const own = rangeSize(model.vocabulary.ids);
+    this.#ids = rangeOf(split, options.rank);
     this.#rows = rows;
     this.#outputRows = kernels.bind(step.tensors.outputRows);
     this.#hidden = kernels.bind(arena.allocate("selected", "f32", [rows, options.hiddenSize]));
-    const logits = arena.allocate("logits", "f32", [rows, own]);
+    const logits = arena.allocate("logits", "f32", [rows, rangeSize(this.#ids)]);
     this.#logits = kernels.bind(logits);
     // Maxima and ids side by side in one tensor, so that one collective exchanges both.
     const pairs = arena.allocate("best", "i32", [2, rows]);
@@ -68,7 +69,7 @@ export class Sampler {
     };
     const all = worldSize === 1 ? logits : arena.allocate("allLogits", "f32", [rows, vocabularySize]);
     this.#allLogits = f32Of(all);
-    const widths = vocabulary.map(({ ids }) => rangeSize(ids));
+    const widths = split.map(rangeSize);
     const out = worldSize === 1 ? this.#logits : kernels.bind(all);
     this.#gatherLogits = { kind: "allGather", data: this.#logits, out, widths, rows };
     this.#drawer = new TokenDrawer(vocabularySize);
@@ -86,8 +87,7 @@ export class Sampler {
         if (worldSize > 1) yield this.#gatherLogits;
         if (rank === 0) for (let row = 0; row < rows; row++) this.#choose(first + row, row);
       } else {
-        const { ids } = model.vocabulary;
-        kernels.argmax(this.#best.values, this.#best.ids, this.#logits, rows, rangeSize(ids), ids.start);
+        kernels.argmax(this.#best.values, this.#best.ids, this.#logits, rows, rangeSize(this.#ids), this.#ids.start);
         yield this.#gatherBest;
         if (rank === 0) this.#pickBest(first, rows);
       }
