@@ -45,7 +45,12 @@ export function planCapacity(
 ): Capacity {
   const blockSize = check("blockSize", options.blockSize ?? 16, 1, 1024);
   const maxSequences = check("maxSequences", options.maxSequences ?? 16, 1, 4096);
-  const maxTokens = check("maxTokensPerStep", options.maxTokensPerStep ?? Math.max(512, maxSequences), maxSequences, 65_536);
+  const maxTokens = check(
+    "maxTokensPerStep",
+    options.maxTokensPerStep ?? Math.max(512, maxSequences),
+    maxSequences,
+    65_536,
+  );
   const kvCacheBytes = options.kvCacheBytes ?? Math.min(DEFAULT_KV_CACHE_BYTES, Math.floor(totalmem() / 4));
   check("kvCacheBytes", kvCacheBytes, 1, Number.MAX_SAFE_INTEGER);
   const wanted = check("maxModelLength", options.maxModelLength ?? config.maxPositions, 1, 2 ** 24);

@@ -6,8 +6,9 @@
  * One weight loader serves every kind: a layer is a list of logical matrices (`parts`), each with the rows this rank
  * owns, and a range of inputs. Even, uneven and replicated partitions differ in those numbers only.
  */
-import type { AllReduce, Pass } from "../collectives/collective.js";
+
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import type { AllReduce, Pass } from "../collectives/collective.js";
 import { InternalError, OptionError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import { type HeadRange, type Range, rangeOf, rangeSize, type Split } from "../parallel/partition.js";
@@ -33,10 +34,15 @@ abstract class LinearBase {
     this.layer = layer;
     this.#placement = new ShardPlacement(layer);
     this.method = context.quantization.linearMethod(layer) ?? new UnquantizedLinearMethod();
-    this.method.createWeights({ addParameter: (spec) => this.#add(context.createParameter(layer.prefix, spec)) }, layer);
+    this.method.createWeights(
+      { addParameter: (spec) => this.#add(context.createParameter(layer.prefix, spec)) },
+      layer,
+    );
     if (bias) {
       const shape = [layer.outputSizePerPartition];
-      this.#add(context.createParameter(layer.prefix, { name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null }));
+      this.#add(
+        context.createParameter(layer.prefix, { name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null }),
+      );
     }
     context.addProcessed(this);
   }
@@ -71,7 +77,11 @@ abstract class LinearBase {
     const fused = parts.length > 1;
     let base = 0;
     for (const part of parts) {
-      this.#placement.load(parameter, source, part, { fused, base, total: parts.reduce((sum, p) => sum + p.outputSize, 0) });
+      this.#placement.load(parameter, source, part, {
+        fused,
+        base,
+        total: parts.reduce((sum, p) => sum + p.outputSize, 0),
+      });
       if (parameter.spec.outputDim === null && !parameter.spec.scalarSlots) return;
       base += part.outputSize;
     }
@@ -149,7 +159,11 @@ export class ReplicatedLinear extends LinearBase {
   constructor(context: LayerContext, options: LinearOptions & { readonly outputSize: number }) {
     const { prefix, outputSize } = options;
     const rows = { start: 0, end: outputSize };
-    super(context, columnLayer(context, "replicated", options, [{ prefix, shardId: null, outputSize, rows }]), options.bias ?? false);
+    super(
+      context,
+      columnLayer(context, "replicated", options, [{ prefix, shardId: null, outputSize, rows }]),
+      options.bias ?? false,
+    );
   }
 
   /** out: `[rows, outputs]`, x: `[rows, inputs]`. */
@@ -163,7 +177,11 @@ export class ColumnParallelLinear extends LinearBase {
   constructor(context: LayerContext, options: LinearOptions & { readonly outputSize: number; readonly split: Split }) {
     const { prefix, outputSize, split } = options;
     const rows = rangeOf(split, context.rank);
-    super(context, columnLayer(context, "column", options, [{ prefix, shardId: null, outputSize, rows }]), options.bias ?? false);
+    super(
+      context,
+      columnLayer(context, "column", options, [{ prefix, shardId: null, outputSize, rows }]),
+      options.bias ?? false,
+    );
   }
 
   /** out: `[rows, outputs of this rank]`, x: `[rows, inputs]`. */
@@ -217,7 +235,12 @@ export class QKVParallelLinear extends LinearBase {
       columnLayer(context, "qkv", options, [
         { prefix: names.q, shardId: "q", outputSize: totalHeads * headSize, rows: rows(own.queryHeads, headSize) },
         { prefix: names.k, shardId: "k", outputSize: totalKvHeads * headSize, rows: rows(own.kvHeads, headSize) },
-        { prefix: names.v, shardId: "v", outputSize: totalKvHeads * valueHeadSize, rows: rows(own.kvHeads, valueHeadSize) },
+        {
+          prefix: names.v,
+          shardId: "v",
+          outputSize: totalKvHeads * valueHeadSize,
+          rows: rows(own.kvHeads, valueHeadSize),
+        },
       ]),
       options.bias ?? false,
     );

@@ -43,7 +43,9 @@ export class ModelMemory {
     const existing = this.#operands.get(name);
     if (existing !== undefined) {
       if (existing.rows === rows && existing.columns === columns) return existing;
-      throw new InternalError(`activation ${name} is [${existing.rows}, ${existing.columns}], wanted [${rows}, ${columns}]`);
+      throw new InternalError(
+        `activation ${name} is [${existing.rows}, ${existing.columns}], wanted [${rows}, ${columns}]`,
+      );
     }
     const operand = this.#options.kernels.bind(this.#buffers.allocate(name, "f32", [rows, columns]));
     this.#operands.set(name, operand);

@@ -9,7 +9,10 @@ export class RMSNorm {
   readonly #epsilon: number;
   #weight: Operand;
 
-  constructor(context: LayerContext, options: { readonly prefix: string; readonly size: number; readonly epsilon: number }) {
+  constructor(
+    context: LayerContext,
+    options: { readonly prefix: string; readonly size: number; readonly epsilon: number },
+  ) {
     this.#context = context;
     this.#epsilon = options.epsilon;
     const spec = { name: "weight", dtype: "f32", shape: [options.size], outputDim: null, inputDim: null } as const;

@@ -40,7 +40,8 @@ export function inverseFrequencies({ headSize, theta, scaling }: RopeOptions): F
     if (wavelength > originalMaxPositions / lowFrequencyFactor) return fround(frequency / factor);
     if (wavelength < originalMaxPositions / highFrequencyFactor) return frequency;
     const smooth = fround(
-      fround(fround(originalMaxPositions / wavelength) - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor),
+      fround(fround(originalMaxPositions / wavelength) - lowFrequencyFactor) /
+        (highFrequencyFactor - lowFrequencyFactor),
     );
     const stretched = fround(fround(fround(1 - smooth) * frequency) / factor);
     return fround(stretched + fround(smooth * frequency));

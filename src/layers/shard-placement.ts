@@ -4,9 +4,9 @@
  * only when a shard indexer asks, at most once a layer and kind of place.
  */
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
-import { cdiv, rangeSize, type Range } from "../parallel/partition.js";
+import { cdiv, type Range, rangeSize } from "../parallel/partition.js";
 import type { Extent, LinearLayer, LinearPart, OriginalOffsets } from "../quantization/contract.js";
-import { checkExtent, narrow, packExactly, type Parameter, wholeOf } from "./parameter.js";
+import { checkExtent, narrow, type Parameter, packExactly, wholeOf } from "./parameter.js";
 
 /** How the loaded weight holds a part. */
 export interface SourcePlace {
@@ -39,7 +39,14 @@ export class ShardPlacement {
       parameter.load(source, ranges);
       return;
     }
-    const destination = this.#index(parameter, part, this.#destination(parameter, part), place, "destination", parameter.extent);
+    const destination = this.#index(
+      parameter,
+      part,
+      this.#destination(parameter, part),
+      place,
+      "destination",
+      parameter.extent,
+    );
     const sourceExtent = source.shape[outputDim];
     if (sourceExtent === undefined) {
       throw parameter.mismatch(source, `a dimension ${outputDim}`, `${source.shape.length} dimensions`);
@@ -78,7 +85,13 @@ export class ShardPlacement {
   }
 
   /** Storage extent of this rank's share of a part in the loaded weight. */
-  #source(parameter: Parameter, source: CheckpointTensor, part: LinearPart, place: SourcePlace, extent: number): Extent {
+  #source(
+    parameter: Parameter,
+    source: CheckpointTensor,
+    part: LinearPart,
+    place: SourcePlace,
+    extent: number,
+  ): Extent {
     const { outputDim, blockScale, isSharded, shardIndexer } = parameter.spec;
     if (isSharded && !place.fused) return { offset: 0, size: extent };
     const logical = isSharded
@@ -86,7 +99,9 @@ export class ShardPlacement {
       : { offset: place.base + part.rows.start, size: rangeSize(part.rows) };
     const storage = toStorage(parameter, logical, outputDim, blockScale?.outputs);
     if (shardIndexer !== undefined) return this.#index(parameter, part, storage, place, "source", extent);
-    const total = isSharded ? parameter.extent : toStorage(parameter, { offset: 0, size: place.total }, outputDim, blockScale?.outputs).size;
+    const total = isSharded
+      ? parameter.extent
+      : toStorage(parameter, { offset: 0, size: place.total }, outputDim, blockScale?.outputs).size;
     if (extent !== total) {
       throw parameter.mismatch(source, `${total} along dimension ${outputDim}`, `${extent}`);
     }

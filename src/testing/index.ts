@@ -1,0 +1,2 @@
+/** `shardloom/testing`: tensor parallelism without threads. Wiring only. */
+export { TurnsExecutor } from "./turns-executor.js";
