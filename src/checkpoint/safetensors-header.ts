@@ -15,8 +15,8 @@ import { findDuplicateKey } from "./duplicate-keys.js";
 export const LENGTH_BYTES = 8;
 /** As in the Rust implementation. */
 export const MAX_HEADER_BYTES = 100_000_000;
-/** Ten times what the largest published mixtures of experts hold in all their files. */
-export const MAX_TENSORS = 1_000_000;
+/** More than all files together of the largest published mixtures of experts hold, quantized. */
+export const MAX_TENSORS = 262_144;
 /** More dimensions than any tensor of a model has. */
 export const MAX_DIMENSIONS = 16;
 
