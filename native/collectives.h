@@ -22,14 +22,14 @@ enum class CollectiveStatus : std::uint32_t { kDone = 0, kTimedOut = 1, kAborted
 /** Element types of all-gather and broadcast; both are 4 bytes wide and are copied as bits. */
 enum class CollectiveType : std::uint32_t { kF32 = 0, kI32 = 1 };
 
-/** Rows of 4-byte elements, `stride` elements apart. */
+/** Row-major 4-byte elements. */
 struct ConstMatrix {
   const std::uint32_t* data;
-  std::size_t stride;
+  std::size_t columns;
 };
 struct Matrix {
   std::uint32_t* data;
-  std::size_t stride;
+  std::size_t columns;
 };
 
 /**
@@ -50,11 +50,11 @@ class CollectiveRank {
 
   /**
    * Row m of `out` becomes row m of every rank's data, side by side. This rank contributes `width` columns; `checksum`
-   * digests the widths of all ranks and must be the same everywhere. `out_columns` bounds the sum of all widths.
+   * digests the widths of all ranks, whose sum is at most the columns of `out`, and must be the same everywhere.
    * `data` and `out` must not overlap.
    */
-  CollectiveStatus all_gather(ConstMatrix data, Matrix out, std::size_t out_columns, std::size_t rows,
-                              std::size_t width, CollectiveType type, std::uint32_t checksum);
+  CollectiveStatus all_gather(ConstMatrix data, Matrix out, std::size_t rows, std::size_t width, CollectiveType type,
+                              std::uint32_t checksum);
 
   /** `count` elements of the root replace those of every rank. */
   CollectiveStatus broadcast(std::uint32_t* data, std::size_t count, CollectiveType type, std::uint32_t root);

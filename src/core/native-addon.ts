@@ -109,10 +109,24 @@ export interface NativeAddon {
     firstId: number,
   ): void;
 
-  // collectives: see src/collectives/shared-memory.ts for the layout of the region
-  /** Sums `count` f32 of `data` over all ranks, in rank order. Returns a status: 0 done, 1 timed out, 2 aborted, 3 mismatch. */
-  allReduce(region: NativeHandle, rank: number, data: NativeHandle, count: number, timeoutMs: number): number;
-  barrier(region: NativeHandle, rank: number, timeoutMs: number): number;
+  // collectives: see src/collectives/region.ts. They block until all ranks call, and return a STATUS of region.ts.
+  /** Sums the first `count` f32 of `data` over all ranks, in place, in rank order. */
+  allReduce(region: NativeHandle, rank: number, data: NativeHandle, count: number): number;
+  /** Row m of `out` becomes row m of every rank's `data`; this rank contributes `width` columns. */
+  allGather(
+    region: NativeHandle,
+    rank: number,
+    data: NativeHandle,
+    out: NativeHandle,
+    rows: number,
+    width: number,
+    checksum: number,
+  ): number;
+  /** The first `count` elements of `data` on rank `root` replace those of every rank. */
+  broadcast(region: NativeHandle, rank: number, data: NativeHandle, count: number, root: number): number;
+  barrier(region: NativeHandle, rank: number): number;
+  /** Makes all of the above return "aborted" on every rank, now and later. A `rank` beyond the world size: by no rank. */
+  abortCollectives(region: Uint8Array, rank: number): void;
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */

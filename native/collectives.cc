@@ -1,0 +1,459 @@
+// Assumptions: the region is 64-byte aligned, payloads are 4-byte aligned, and no payload overlaps the region.
+#include "collectives.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace shardloom {
+namespace {
+
+using std::size_t;
+using std::uint32_t;
+using Clock = std::chrono::steady_clock;
+using Word = std::atomic_ref<uint32_t>;
+
+// Layout of the region in 4-byte words; region.ts is its other half.
+constexpr uint32_t kLayoutVersion = 0x53480001;
+constexpr uint32_t kMaxWorldSize = 64;
+constexpr size_t kLineWords = 32;
+
+constexpr size_t kVersion = 0;
+constexpr size_t kWorldSize = 1;
+constexpr size_t kSlotBytes = 2;
+constexpr size_t kOneShotBytes = 3;
+constexpr size_t kPoison = 4;
+
+constexpr size_t kGate = kLineWords;
+constexpr size_t kParked = kLineWords + 1;
+
+constexpr size_t kFirstRankLine = 2 * kLineWords;
+constexpr size_t kArrived = 0;
+constexpr size_t kRequest = 1;
+constexpr size_t kRequestWords = 4;
+constexpr size_t kTimeoutMs = 16;
+constexpr size_t kSpinMicros = 17;
+constexpr size_t kYieldMicros = 18;
+
+constexpr size_t kSlotPaddingWords = 96;
+
+// How far ahead of the sum the lines of other ranks are requested. They come one by one out of another core's cache: a
+// small all-reduce takes their latency divided by the number under way.
+constexpr size_t kPrefetchElements = 512;
+constexpr size_t kElementsOfLine = 16;
+
+// A parked thread looks around at least this often, whatever wakes it or fails to.
+constexpr auto kParkSlice = std::chrono::milliseconds(20);
+constexpr int kSpinsBetweenLooks = 32;
+
+constexpr uint32_t kReasonMask = 0xff;
+constexpr uint32_t kRankShift = 8;
+
+enum Kind : uint32_t { kAllReduce = 1, kAllGather = 2, kBroadcast = 3, kBarrier = 4 };
+constexpr uint32_t kTypeShift = 8;
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");
+#endif
+}
+
+inline void prefetch(const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address);
+#else
+  static_cast<void>(address);
+#endif
+}
+
+#if defined(__linux__)
+void park(uint32_t* word, uint32_t expected, std::chrono::nanoseconds limit) {
+  timespec timeout{};
+  timeout.tv_sec = static_cast<time_t>(limit.count() / 1'000'000'000);
+  timeout.tv_nsec = static_cast<long>(limit.count() % 1'000'000'000);
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &timeout, nullptr, 0);
+}
+
+void unpark_all(uint32_t* word) {
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+}
+#else
+// Without a timed wait on an address, a parked thread polls: short sleeps keep the delay below a scheduler tick.
+void park(uint32_t*, uint32_t, std::chrono::nanoseconds limit) {
+  std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(limit, std::chrono::microseconds(50)));
+}
+void unpark_all(uint32_t*) {}
+#endif
+
+CollectiveStatus status_of(uint32_t poison) { return static_cast<CollectiveStatus>(poison & kReasonMask); }
+
+/** Sets the poison word unless it is set, and wakes everybody. Returns the word that stands. */
+uint32_t poison_region(uint32_t* words, CollectiveStatus reason, uint32_t rank) {
+  const uint32_t wanted = static_cast<uint32_t>(reason) | (rank + 1) << kRankShift;
+  uint32_t standing = 0;
+  const bool first = Word(words[kPoison]).compare_exchange_strong(standing, wanted);
+  Word(words[kGate]).fetch_add(1);
+  unpark_all(words + kGate);
+  return first ? wanted : standing;
+}
+
+/** Size of the region that the header describes, or 0 if it describes none. */
+size_t described_bytes(const uint32_t* words, size_t size_bytes) {
+  if (size_bytes < kFirstRankLine * sizeof(uint32_t)) return 0;
+  if (reinterpret_cast<std::uintptr_t>(words) % alignof(uint32_t) != 0 || words[kVersion] != kLayoutVersion) return 0;
+  const size_t ranks = words[kWorldSize];
+  const size_t slot_bytes = words[kSlotBytes];
+  if (ranks < 1 || ranks > kMaxWorldSize || slot_bytes == 0 || slot_bytes % 128 != 0) return 0;
+  return (kFirstRankLine + ranks * kLineWords + 2 * ranks * kSlotPaddingWords) * sizeof(uint32_t) +
+         2 * ranks * slot_bytes;
+}
+
+/** Elements [first, first + count) of the rows of `width` elements, counted row by row: copied out of a matrix. */
+void pack(uint32_t* destination, ConstMatrix source, size_t width, size_t first, size_t count) {
+  if (count == 0) return;
+  size_t row = first / width;
+  size_t column = first % width;
+  while (count > 0) {
+    const size_t run = std::min(width - column, count);
+    std::memcpy(destination, source.data + row * source.columns + column, run * sizeof(uint32_t));
+    destination += run;
+    count -= run;
+    row++;
+    column = 0;
+  }
+}
+
+/** The inverse of pack: the rows begin at column `offset` of the destination. */
+void unpack(Matrix destination, size_t offset, const uint32_t* source, size_t width, size_t first, size_t count) {
+  if (count == 0) return;
+  size_t row = first / width;
+  size_t column = first % width;
+  while (count > 0) {
+    const size_t run = std::min(width - column, count);
+    std::memcpy(destination.data + row * destination.columns + offset + column, source, run * sizeof(uint32_t));
+    source += run;
+    count -= run;
+    row++;
+    column = 0;
+  }
+}
+
+inline float canonical(float value) {
+  return value == value ? value : std::numeric_limits<float>::quiet_NaN();
+}
+
+/** Prefetches elements [first, last) of every source other than `own`, which is in this core's cache already. */
+inline void request_lines(const float* own, const float* const* sources, uint32_t ranks, size_t first, size_t last) {
+  for (uint32_t r = 0; r < ranks; r++) {
+    if (sources[r] == own) continue;
+    for (size_t i = first; i < last; i += kElementsOfLine) prefetch(sources[r] + i);
+  }
+}
+
+/**
+ * out[i] = copy[i] = sources[0][i] + sources[1][i] + ... for i in [first, last), in that order. `out` may be one of the
+ * sources: a block is read from all of them before it is written. `copy` may be null.
+ */
+void sum_in_rank_order(float* out, float* copy, const float* const* sources, uint32_t ranks, size_t first,
+                       size_t last) {
+  constexpr size_t kBlock = 2 * kElementsOfLine;
+  float sums[kBlock];
+  size_t i = first;
+  request_lines(out, sources, ranks, first, std::min(last, first + kPrefetchElements));
+  for (; i + kBlock <= last; i += kBlock) {
+    const size_t ahead = i + kPrefetchElements;
+    if (ahead < last) request_lines(out, sources, ranks, ahead, ahead + kBlock);
+    std::memcpy(sums, sources[0] + i, sizeof(sums));
+    for (uint32_t r = 1; r < ranks; r++) {
+      const float* source = sources[r] + i;
+      for (size_t j = 0; j < kBlock; j++) sums[j] += source[j];
+    }
+    for (size_t j = 0; j < kBlock; j++) sums[j] = canonical(sums[j]);
+    std::memcpy(out + i, sums, sizeof(sums));
+    if (copy != nullptr) std::memcpy(copy + i, sums, sizeof(sums));
+  }
+  for (; i < last; i++) {
+    float sum = sources[0][i];
+    for (uint32_t r = 1; r < ranks; r++) sum += sources[r][i];
+    out[i] = canonical(sum);
+    if (copy != nullptr) copy[i] = out[i];
+  }
+}
+
+/** First element of a rank's part of `count` elements: whole lines. It ends where the next rank's begins. */
+size_t part_begin(size_t count, uint32_t rank, uint32_t ranks) {
+  const size_t lines = (count + kElementsOfLine - 1) / kElementsOfLine;
+  return std::min(count, lines * rank / ranks * kElementsOfLine);
+}
+
+}  // namespace
+
+struct CollectiveRank::Request {
+  uint32_t kind;
+  uint32_t size;
+  uint32_t width;
+  uint32_t checksum;
+};
+
+bool CollectiveRank::open(void* base, size_t size_bytes, uint32_t rank, CollectiveRank& out) {
+  auto* words = static_cast<uint32_t*>(base);
+  const size_t needed = described_bytes(words, size_bytes);
+  if (needed == 0 || needed > size_bytes || rank >= words[kWorldSize]) return false;
+  out.words_ = words;
+  out.rank_ = rank;
+  out.world_size_ = words[kWorldSize];
+  out.slots_ = words + kFirstRankLine + out.world_size_ * kLineWords;
+  out.slot_elements_ = words[kSlotBytes] / sizeof(uint32_t);
+  out.slot_stride_ = out.slot_elements_ + kSlotPaddingWords;
+  out.one_shot_elements_ = words[kOneShotBytes] / sizeof(uint32_t);
+  return true;
+}
+
+uint32_t* CollectiveRank::line(uint32_t rank) const { return words_ + kFirstRankLine + rank * kLineWords; }
+
+uint32_t* CollectiveRank::slot(uint32_t rank, uint32_t phase) const {
+  return slots_ + (2 * static_cast<size_t>(rank) + (phase & 1)) * slot_stride_;
+}
+
+CollectiveStatus CollectiveRank::enter() const {
+  return status_of(Word(words_[kPoison]).load(std::memory_order_acquire));
+}
+
+/** Phases count arrivals, so the flag that others read is also this rank's only counter. Wraps around. */
+uint32_t CollectiveRank::next_phase() const {
+  return Word(line(rank_)[kArrived]).load(std::memory_order_relaxed) + 1;
+}
+
+CollectiveStatus CollectiveRank::meet(uint32_t phase, const Request& request) const {
+  publish(phase, request);
+  const CollectiveStatus status = wait_for_all(phase);
+  return status == CollectiveStatus::kDone ? check_requests(phase, request) : status;
+}
+
+void CollectiveRank::publish(uint32_t phase, const Request& request) const {
+  uint32_t* own = line(rank_);
+  std::memcpy(own + kRequest + (phase & 1) * kRequestWords, &request, sizeof(request));
+  // Sequentially consistent: see wake_parked.
+  Word(own[kArrived]).store(phase);
+}
+
+bool CollectiveRank::all_arrived(uint32_t phase, uint32_t& next) const {
+  for (; next < world_size_; next++) {
+    const uint32_t arrived = Word(line(next)[kArrived]).load();
+    if (static_cast<std::int32_t>(arrived - phase) < 0) return false;
+  }
+  return true;
+}
+
+CollectiveStatus CollectiveRank::wait_for_all(uint32_t phase) const {
+  uint32_t next = 0;
+  if (!all_arrived(phase, next)) {
+    const CollectiveStatus status = wait_slowly(phase, next);
+    if (status != CollectiveStatus::kDone) return status;
+  }
+  wake_parked();
+  return CollectiveStatus::kDone;
+}
+
+/** Spins, then yields, then parks, each for as long as this rank's policy says, until the deadline. */
+CollectiveStatus CollectiveRank::wait_slowly(uint32_t phase, uint32_t next) const {
+  const uint32_t* own = line(rank_);
+  const Clock::time_point start = Clock::now();
+  const auto deadline = start + std::chrono::milliseconds(own[kTimeoutMs]);
+  const auto spin_end = start + std::chrono::microseconds(own[kSpinMicros]);
+  const auto yield_end = spin_end + std::chrono::microseconds(own[kYieldMicros]);
+  Clock::time_point now = start;
+  for (;;) {
+    uint32_t gate = 0;
+    const bool parking = now >= yield_end;
+    if (now < spin_end) {
+      for (int i = 0; i < kSpinsBetweenLooks; i++) {
+        relax();
+        if (all_arrived(phase, next)) return CollectiveStatus::kDone;
+      }
+    } else if (!parking) {
+      std::this_thread::yield();
+    } else {
+      gate = Word(words_[kGate]).load();
+      Word(words_[kParked]).store(1);
+    }
+    // Poison before flags: a rank that finds a mismatch has seen all arrive, so whoever sees its poison sees that too
+    // and goes on to find the mismatch itself.
+    const uint32_t poisoned = Word(words_[kPoison]).load();
+    if (all_arrived(phase, next)) return CollectiveStatus::kDone;
+    if (poisoned != 0) return status_of(poisoned);
+    now = Clock::now();
+    if (now >= deadline) return poison(CollectiveStatus::kTimedOut);
+    if (parking) {
+      park(words_ + kGate, gate, std::min<std::chrono::nanoseconds>(deadline - now, kParkSlice));
+      now = Clock::now();
+    }
+  }
+}
+
+/**
+ * Called by every rank that found all arrived, hence also by the last one to arrive. No wake-up is lost: a rank that
+ * parks announces itself, then looks at the flags; the last rank sets its flag, then looks for announcements. All four
+ * accesses are sequentially consistent, so at least one of the two sees the other. Taking an announcement back always
+ * moves the gate, so that whoever announced itself in between does not sleep on the old value.
+ */
+void CollectiveRank::wake_parked() const {
+  Word parked(words_[kParked]);
+  if (parked.load() == 0 || parked.exchange(0) == 0) return;
+  Word(words_[kGate]).fetch_add(1);
+  unpark_all(words_ + kGate);
+}
+
+CollectiveStatus CollectiveRank::check_requests(uint32_t phase, const Request& request) const {
+  for (uint32_t r = 0; r < world_size_; r++) {
+    Request theirs;
+    std::memcpy(&theirs, line(r) + kRequest + (phase & 1) * kRequestWords, sizeof(theirs));
+    // The width is a rank's own affair; the checksum covers all of them.
+    if (theirs.kind != request.kind || theirs.size != request.size || theirs.checksum != request.checksum) {
+      return poison(CollectiveStatus::kMismatch);
+    }
+  }
+  return CollectiveStatus::kDone;
+}
+
+CollectiveStatus CollectiveRank::poison(CollectiveStatus reason) const {
+  return status_of(poison_region(words_, reason, rank_));
+}
+
+CollectiveStatus CollectiveRank::all_reduce(float* data, size_t count) {
+  CollectiveStatus status = enter();
+  const Request request{kAllReduce, static_cast<uint32_t>(count), 0, 0};
+  size_t done = 0;
+  do {
+    if (status != CollectiveStatus::kDone) return status;
+    const size_t chunk = std::min(count - done, slot_elements_);
+    status = chunk <= one_shot_elements_ ? reduce_one_shot(data + done, chunk, request)
+                                         : reduce_scattered(data + done, chunk, request);
+    done += chunk;
+  } while (done < count);
+  return status;
+}
+
+/** Every rank sums all slots: one wait, and each payload crosses to every rank. */
+CollectiveStatus CollectiveRank::reduce_one_shot(float* data, size_t count, const Request& request) const {
+  const uint32_t phase = next_phase();
+  std::memcpy(slot(rank_, phase), data, count * sizeof(float));
+  const CollectiveStatus status = meet(phase, request);
+  if (status != CollectiveStatus::kDone || world_size_ == 1) return status;
+  const float* sources[kMaxWorldSize];
+  for (uint32_t r = 0; r < world_size_; r++) {
+    sources[r] = r == rank_ ? data : reinterpret_cast<const float*>(slot(r, phase));
+  }
+  sum_in_rank_order(data, nullptr, sources, world_size_, 0, count);
+  return status;
+}
+
+/**
+ * Reduce-scatter, then all-gather: two waits, but every element crosses at most twice however many ranks there are. The
+ * sums of the first phase are the payload of the second, in its own half of the slots, so the rule at the top of
+ * collectives.h covers both.
+ */
+CollectiveStatus CollectiveRank::reduce_scattered(float* data, size_t count, const Request& request) const {
+  const uint32_t phase = next_phase();
+  const size_t begin = part_begin(count, rank_, world_size_);
+  const size_t end = part_begin(count, rank_ + 1, world_size_);
+  auto* mine = reinterpret_cast<float*>(slot(rank_, phase));
+  std::memcpy(mine, data, begin * sizeof(float));
+  std::memcpy(mine + end, data + end, (count - end) * sizeof(float));
+  CollectiveStatus status = meet(phase, request);
+  if (status != CollectiveStatus::kDone || world_size_ == 1) return status;
+
+  const float* sources[kMaxWorldSize];
+  for (uint32_t r = 0; r < world_size_; r++) {
+    sources[r] = r == rank_ ? data : reinterpret_cast<const float*>(slot(r, phase));
+  }
+  auto* sums = reinterpret_cast<float*>(slot(rank_, phase + 1));
+  sum_in_rank_order(data, sums, sources, world_size_, begin, end);
+  status = meet(phase + 1, request);
+  if (status != CollectiveStatus::kDone) return status;
+  for (uint32_t r = 0; r < world_size_; r++) {
+    if (r == rank_) continue;
+    const size_t first = part_begin(count, r, world_size_);
+    const size_t last = part_begin(count, r + 1, world_size_);
+    std::memcpy(data + first, slot(r, phase + 1) + first, (last - first) * sizeof(float));
+  }
+  return status;
+}
+
+CollectiveStatus CollectiveRank::all_gather(ConstMatrix data, Matrix out, size_t rows, size_t width,
+                                            CollectiveType type, uint32_t checksum) {
+  CollectiveStatus status = enter();
+  if (status != CollectiveStatus::kDone) return status;
+  const Request request{kAllGather | static_cast<uint32_t>(type) << kTypeShift, static_cast<uint32_t>(rows),
+                        static_cast<uint32_t>(width), checksum};
+  const auto share = [&](size_t columns, size_t done) {
+    const size_t total = rows * columns;
+    return total <= done ? 0 : std::min(total - done, slot_elements_);
+  };
+  // Each rank's columns travel as one run of elements, row after row, a slot at a time; the widest rank decides how
+  // many phases that takes, and its width is known to all after the first.
+  size_t widest = width;
+  for (size_t done = 0; done == 0 || done < rows * widest; done += slot_elements_) {
+    const uint32_t phase = next_phase();
+    pack(slot(rank_, phase), data, width, done, share(width, done));
+    status = meet(phase, request);
+    if (status != CollectiveStatus::kDone) return status;
+    size_t offset = 0;
+    for (uint32_t r = 0; r < world_size_; r++) {
+      const size_t columns = line(r)[kRequest + (phase & 1) * kRequestWords + 2];
+      // Equal checksums make this impossible, short of a collision; memory safety must not rest on that.
+      if (columns > out.columns - offset) return poison(CollectiveStatus::kMismatch);
+      unpack(out, offset, slot(r, phase), columns, done, share(columns, done));
+      widest = std::max(widest, columns);
+      offset += columns;
+    }
+  }
+  return status;
+}
+
+CollectiveStatus CollectiveRank::broadcast(uint32_t* data, size_t count, CollectiveType type, uint32_t root) {
+  CollectiveStatus status = enter();
+  const Request request{kBroadcast | static_cast<uint32_t>(type) << kTypeShift, static_cast<uint32_t>(count), 0, root};
+  size_t done = 0;
+  do {
+    if (status != CollectiveStatus::kDone) return status;
+    const uint32_t phase = next_phase();
+    const size_t bytes = std::min(count - done, slot_elements_) * sizeof(uint32_t);
+    if (rank_ == root) std::memcpy(slot(root, phase), data + done, bytes);
+    status = meet(phase, request);
+    if (status == CollectiveStatus::kDone && rank_ != root) std::memcpy(data + done, slot(root, phase), bytes);
+    done += slot_elements_;
+  } while (done < count);
+  return status;
+}
+
+CollectiveStatus CollectiveRank::barrier() {
+  const CollectiveStatus status = enter();
+  return status == CollectiveStatus::kDone ? meet(next_phase(), Request{kBarrier, 0, 0, 0}) : status;
+}
+
+bool abort_collectives(void* base, size_t size_bytes, uint32_t rank) {
+  auto* words = static_cast<uint32_t*>(base);
+  const size_t needed = described_bytes(words, size_bytes);
+  if (needed == 0 || needed > size_bytes) return false;
+  poison_region(words, CollectiveStatus::kAborted, rank < words[kWorldSize] ? rank : UINT32_MAX);
+  return true;
+}
+
+}  // namespace shardloom

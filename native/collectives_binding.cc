@@ -1,0 +1,134 @@
+// Exports of the addon for src/collectives/native-engine.ts. A region of collectives is bound as one u8 tensor. The
+// four that wait return a CollectiveStatus; they block the calling thread, and only abortCollectives, from another
+// thread, or the deadline gets it back.
+#include "collectives_binding.h"
+
+#include <iterator>
+
+#include "arguments.h"
+#include "collectives.h"
+
+namespace shardloom {
+namespace {
+
+constexpr std::int64_t kMostElements = INT32_MAX;
+
+CollectiveRank read_rank(Arguments& arguments) {
+  const Region region = arguments.tensor("region", DType::u8);
+  const auto rank = static_cast<std::uint32_t>(arguments.integer("rank", 0, INT32_MAX));
+  CollectiveRank collective;
+  if (arguments.ok()) {
+    arguments.expect(CollectiveRank::open(region.data, region.bytes, rank, collective),
+                     "expected a region of collectives with a rank %u but received %zu other bytes", rank,
+                     region.bytes);
+  }
+  return collective;
+}
+
+/** The next argument: a tensor whose elements all-gather and broadcast can carry. */
+Region read_payload(Arguments& arguments, const char* name) {
+  const Region tensor = arguments.tensor(name);
+  if (arguments.ok() && tensor.dtype != DType::f32 && tensor.dtype != DType::i32) {
+    arguments.fail_type("expected %s to be f32 or i32 but it is %s", name, dtype_name(tensor.dtype));
+  }
+  return tensor;
+}
+
+CollectiveType type_of(const Region& tensor) {
+  return tensor.dtype == DType::f32 ? CollectiveType::kF32 : CollectiveType::kI32;
+}
+
+napi_value to_value(napi_env env, CollectiveStatus status) {
+  napi_value value = nullptr;
+  napi_create_uint32(env, static_cast<std::uint32_t>(status), &value);
+  return value;
+}
+
+napi_value all_reduce(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "allReduce", 4);
+  CollectiveRank collective = read_rank(arguments);
+  const Region data = arguments.tensor("data", DType::f32);
+  const std::int64_t count = arguments.integer("count", 0, kMostElements);
+  if (arguments.ok()) {
+    arguments.expect(count <= data.rows * data.columns, "expected at most %lld elements but received count %lld",
+                     static_cast<long long>(data.rows * data.columns), static_cast<long long>(count));
+  }
+  if (!arguments.ok()) return nullptr;
+  return to_value(env, collective.all_reduce(static_cast<float*>(data.data), static_cast<std::size_t>(count)));
+}
+
+napi_value all_gather(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "allGather", 7);
+  CollectiveRank collective = read_rank(arguments);
+  const Region data = read_payload(arguments, "data");
+  const Region out = read_payload(arguments, "out");
+  const std::int64_t rows = arguments.integer("rows", 0, kMostElements);
+  const std::int64_t width = arguments.integer("width", 0, kMostElements);
+  const auto checksum = static_cast<std::uint32_t>(arguments.integer("checksum", 0, INT32_MAX));
+  if (arguments.ok()) {
+    arguments.expect(data.dtype == out.dtype, "expected data and out of one dtype but received %s and %s",
+                     dtype_name(data.dtype), dtype_name(out.dtype));
+    arguments.expect(rows <= out.rows && (width == 0 || rows <= data.rows) && width <= data.columns,
+                     "expected at most [%lld, %lld] of data and %lld rows of out but received [%lld, %lld]",
+                     static_cast<long long>(data.rows), static_cast<long long>(data.columns),
+                     static_cast<long long>(out.rows), static_cast<long long>(rows), static_cast<long long>(width));
+  }
+  if (!arguments.ok()) return nullptr;
+  const ConstMatrix source{static_cast<const std::uint32_t*>(data.data), static_cast<std::size_t>(data.columns)};
+  const Matrix destination{static_cast<std::uint32_t*>(out.data), static_cast<std::size_t>(out.columns)};
+  return to_value(env, collective.all_gather(source, destination, static_cast<std::size_t>(rows),
+                                             static_cast<std::size_t>(width), type_of(data), checksum));
+}
+
+napi_value broadcast(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "broadcast", 5);
+  CollectiveRank collective = read_rank(arguments);
+  const Region data = read_payload(arguments, "data");
+  const std::int64_t count = arguments.integer("count", 0, kMostElements);
+  const auto root = static_cast<std::uint32_t>(arguments.integer("root", 0, INT32_MAX));
+  if (arguments.ok()) {
+    arguments.expect(count <= data.rows * data.columns && root < collective.world_size(),
+                     "expected at most %lld elements from a rank below %u but received count %lld, root %u",
+                     static_cast<long long>(data.rows * data.columns), collective.world_size(),
+                     static_cast<long long>(count), root);
+  }
+  if (!arguments.ok()) return nullptr;
+  return to_value(env, collective.broadcast(static_cast<std::uint32_t*>(data.data), static_cast<std::size_t>(count),
+                                            type_of(data), root));
+}
+
+napi_value barrier(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "barrier", 2);
+  CollectiveRank collective = read_rank(arguments);
+  return arguments.ok() ? to_value(env, collective.barrier()) : nullptr;
+}
+
+/** Takes the bytes themselves, so that a thread which is no rank need not bind them. */
+napi_value abort_all(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "abortCollectives", 2);
+  std::uint8_t* bytes = nullptr;
+  std::size_t length = 0;
+  arguments.bytes("region", &bytes, &length, nullptr);
+  const auto rank = static_cast<std::uint32_t>(arguments.integer("rank", 0, INT32_MAX));
+  if (arguments.ok()) {
+    arguments.expect(abort_collectives(bytes, length, rank), "expected a region of collectives but received %zu bytes",
+                     length);
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+napi_status register_collectives(napi_env env, napi_value exports, AddonInstance* instance) {
+  const auto method = [&](const char* name, napi_callback callback) {
+    return napi_property_descriptor{name,    nullptr, callback,        nullptr,
+                                    nullptr, nullptr, napi_enumerable, instance};
+  };
+  const napi_property_descriptor methods[] = {
+      method("allReduce", all_reduce), method("allGather", all_gather),         method("broadcast", broadcast),
+      method("barrier", barrier),      method("abortCollectives", abort_all),
+  };
+  return napi_define_properties(env, exports, std::size(methods), methods);
+}
+
+}  // namespace shardloom

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <node_api.h>
+
+#include "handles.h"
+
+namespace shardloom {
+
+// Adds allReduce, allGather, broadcast, barrier and abortCollectives to the exports.
+napi_status register_collectives(napi_env env, napi_value exports, AddonInstance* instance);
+
+}  // namespace shardloom
