@@ -58,10 +58,14 @@ function closingQuote(text: string, start: number): number {
   return position;
 }
 
+/** Position of the first character from `start` on that is not one of JSON's four spaces. */
 function skipWhitespace(text: string, start: number): number {
   let position = start;
-  while (" \t\n\r".includes(text.charAt(position)) && position < text.length) position++;
-  return position;
+  for (;;) {
+    const character = text.charCodeAt(position);
+    if (character !== 0x20 && character !== 0x0a && character !== 0x0d && character !== 0x09) return position;
+    position++;
+  }
 }
 
 /** The string that a JSON literal, quotes included, stands for. */
