@@ -1,5 +1,6 @@
 /** The plugin API: everything a plugin may import. Wiring only. */
 export type { Checkpoint, CheckpointTensor } from "./checkpoint/checkpoint.js";
+export { RandomAccessFile } from "./checkpoint/random-access-file.js";
 export {
   bf16ToF32,
   bitsToF32,

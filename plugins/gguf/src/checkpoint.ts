@@ -1,5 +1,4 @@
-import { type Checkpoint, type CheckpointTensor, dtypeBytes } from "shardloom/plugin";
-import type { GgufFile } from "./gguf-file.js";
+import { type Checkpoint, type CheckpointTensor, dtypeBytes, type RandomAccessFile } from "shardloom/plugin";
 import type { StoredTensor } from "./tensor-layout.js";
 import { TensorReader } from "./tensor-reader.js";
 
@@ -12,7 +11,7 @@ export interface NamedTensor {
 }
 
 /** A checkpoint over an open file, which it owns from now on. */
-export function createCheckpoint(file: GgufFile, named: readonly NamedTensor[]): Checkpoint {
+export function createCheckpoint(file: RandomAccessFile, named: readonly NamedTensor[]): Checkpoint {
   const reader = new TensorReader(file);
   const tensors = new Map<string, CheckpointTensor>();
   for (const tensor of named) tensors.set(tensor.name, checkpointTensor(tensor, file, reader));
@@ -27,7 +26,7 @@ export function createCheckpoint(file: GgufFile, named: readonly NamedTensor[]):
 
 function checkpointTensor(
   { name, stored, rotaryHeads }: NamedTensor,
-  file: GgufFile,
+  file: RandomAccessFile,
   reader: TensorReader,
 ): CheckpointTensor {
   const { dtype } = stored.format;

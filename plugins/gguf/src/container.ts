@@ -5,8 +5,7 @@
  * Nothing here knows what a key or a tensor means. The file is hostile: counts are compared with the bytes that are
  * left, so neither time nor memory exceeds a small multiple of the header's size.
  */
-import { CheckpointError, UnsupportedError } from "shardloom/plugin";
-import type { GgufFile } from "./gguf-file.js";
+import { CheckpointError, type RandomAccessFile, UnsupportedError } from "shardloom/plugin";
 import { HeaderCursor, MAX_HEADER_BYTES } from "./header-cursor.js";
 
 export type MetadataValue = string | number | bigint | boolean | readonly MetadataValue[];
@@ -88,7 +87,7 @@ const scalarTypes: ReadonlyMap<number, ScalarType> = new Map([
  * Throws CheckpointError `INVALID_MAGIC`, `INVALID_HEADER`, `TRUNCATED_FILE` or `SHORT_READ`, and UnsupportedError
  * `UNSUPPORTED_GGUF_VERSION`.
  */
-export function readContainer(file: GgufFile, keep: (key: string) => boolean): Container {
+export function readContainer(file: RandomAccessFile, keep: (key: string) => boolean): Container {
   const cursor = new HeaderCursor(file);
   checkMagic(file, cursor);
   const version = readVersion(file, cursor);
@@ -104,7 +103,7 @@ export function readContainer(file: GgufFile, keep: (key: string) => boolean): C
   return { version, metadata, tensors, alignment, dataOffset };
 }
 
-function checkMagic(file: GgufFile, cursor: HeaderCursor): void {
+function checkMagic(file: RandomAccessFile, cursor: HeaderCursor): void {
   const bytes =
     file.sizeBytes < 4 ? [] : [cursor.u8("magic"), cursor.u8("magic"), cursor.u8("magic"), cursor.u8("magic")];
   const magic = String.fromCharCode(...bytes);
@@ -117,7 +116,7 @@ function checkMagic(file: GgufFile, cursor: HeaderCursor): void {
   );
 }
 
-function readVersion(file: GgufFile, cursor: HeaderCursor): number {
+function readVersion(file: RandomAccessFile, cursor: HeaderCursor): number {
   const version = cursor.u32("the version");
   if (version === 2 || version === 3) return version;
   // A version is a small number; one whose low half is empty was written with its bytes the other way round.

@@ -1,5 +1,4 @@
-import { CheckpointError, type ErrorDetails } from "shardloom/plugin";
-import type { GgufFile } from "./gguf-file.js";
+import { CheckpointError, type ErrorDetails, type RandomAccessFile } from "shardloom/plugin";
 
 /** Bytes kept in memory at a time while a header is read. */
 const WINDOW_BYTES = 256 * 1024;
@@ -15,7 +14,7 @@ export const MAX_HEADER_BYTES = 256 * 1024 * 1024;
  * anything is allocated or read for it.
  */
 export class HeaderCursor {
-  readonly #file: GgufFile;
+  readonly #file: RandomAccessFile;
   readonly #window: Uint8Array;
   readonly #view: DataView;
   /** Strings are UTF-8 by the format's definition; a byte order mark in a token is part of the token. */
@@ -24,7 +23,7 @@ export class HeaderCursor {
   #windowLength = 0;
   #position = 0;
 
-  constructor(file: GgufFile) {
+  constructor(file: RandomAccessFile) {
     this.#file = file;
     this.#window = new Uint8Array(Math.min(WINDOW_BYTES, file.sizeBytes));
     this.#view = new DataView(this.#window.buffer);
@@ -97,7 +96,7 @@ export class HeaderCursor {
       bytes = this.#window.subarray(start, start + length);
     } else {
       bytes = new Uint8Array(length);
-      this.#file.read(bytes, this.#position, what);
+      this.#file.read(bytes, this.#position);
       this.#position += length;
     }
     try {
@@ -140,7 +139,7 @@ export class HeaderCursor {
     }
     this.#demand(count, what);
     const length = Math.min(this.#window.length, this.remaining);
-    this.#file.read(this.#window.subarray(0, length), this.#position, what);
+    this.#file.read(this.#window.subarray(0, length), this.#position);
     this.#windowStart = this.#position;
     this.#windowLength = length;
     this.#position += count;

@@ -6,11 +6,11 @@ import {
   type JsonObject,
   type ModelDescription,
   type ModelLoader,
+  RandomAccessFile,
   UnsupportedError,
 } from "shardloom/plugin";
 import { createCheckpoint } from "./checkpoint.js";
 import { MAGIC, readContainer } from "./container.js";
-import { GgufFile } from "./gguf-file.js";
 import { llamaConfig } from "./llama-config.js";
 import { nameLlamaTensors, ROPE_FREQUENCIES } from "./llama-tensors.js";
 import { Metadata } from "./metadata.js";
@@ -45,7 +45,7 @@ function matches(path: string): boolean {
 }
 
 async function describe(path: string): Promise<ModelDescription> {
-  const file = GgufFile.open(resolveFile(path));
+  const file = RandomAccessFile.open(resolveFile(path));
   try {
     const { metadata, tensors } = readHeader(file, () => true);
     const special = readSpecialTokens(metadata);
@@ -63,7 +63,7 @@ async function describe(path: string): Promise<ModelDescription> {
 }
 
 async function open(path: string): Promise<Checkpoint> {
-  const file = GgufFile.open(resolveFile(path));
+  const file = RandomAccessFile.open(resolveFile(path));
   try {
     const { metadata, tensors } = readHeader(file, (key) => !key.startsWith("tokenizer."));
     return createCheckpoint(file, nameLlamaTensors(metadata, tensors));
@@ -78,7 +78,7 @@ interface Header {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
 }
 
-function readHeader(file: GgufFile, keep: (key: string) => boolean): Header {
+function readHeader(file: RandomAccessFile, keep: (key: string) => boolean): Header {
   const container = readContainer(file, keep);
   const metadata = new Metadata(file.path, container.metadata);
   checkKind(metadata);
@@ -114,7 +114,7 @@ function generationConfig(config: JsonObject, special: SpecialTokens): JsonObjec
   };
 }
 
-function readRopeFrequencies(file: GgufFile, tensors: ReadonlyMap<string, StoredTensor>): Float32Array | null {
+function readRopeFrequencies(file: RandomAccessFile, tensors: ReadonlyMap<string, StoredTensor>): Float32Array | null {
   const tensor = tensors.get(ROPE_FREQUENCIES);
   if (tensor === undefined) return null;
   const count = tensor.shape[0] ?? 0;

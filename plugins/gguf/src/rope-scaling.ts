@@ -14,7 +14,7 @@ const TOLERANCE = 1e-4;
  * Null where positions are not scaled. `frequencies` are the divisors of `rope_freqs.weight`: the converter writes them
  * instead of the four numbers of llama3 scaling, so they are taken back to those numbers and must be what these give.
  *
- * Throws UnsupportedError `UNSUPPORTED_ROPE_SCALING`, CheckpointError `INVALID_METADATA`.
+ * Throws UnsupportedError `UNSUPPORTED_ROPE`, CheckpointError `INVALID_METADATA`.
  */
 export function ropeScaling(
   metadata: Metadata,
@@ -40,12 +40,12 @@ export function ropeScaling(
 function llama3Scaling(metadata: Metadata, theta: number, headSize: number, frequencies: Float32Array): JsonObject {
   // The lowest frequencies are divided by the factor itself.
   const factor = frequencies.at(-1) ?? Number.NaN;
-  const expected = Array.from({ length: headSize / 2 }, (_, i) =>
-    llama3Divisor(theta ** ((-2 * i) / headSize), factor),
-  );
   const same =
-    frequencies.length === expected.length &&
-    expected.every((divisor, i) => Math.abs((frequencies[i] ?? Number.NaN) / divisor - 1) <= TOLERANCE);
+    frequencies.length === headSize / 2 &&
+    frequencies.every((divisor, i) => {
+      const expected = llama3Divisor(theta ** ((-2 * i) / headSize), factor);
+      return Math.abs(divisor / expected - 1) <= TOLERANCE;
+    });
   if (!same)
     throw unsupported(metadata, "a rope_freqs.weight that llama3 scaling with its usual numbers gives", "another");
   return {
@@ -69,7 +69,7 @@ function llama3Divisor(frequency: number, factor: number): number {
 
 function unsupported(metadata: Metadata, expected: string, received: string): UnsupportedError {
   return new UnsupportedError(
-    "UNSUPPORTED_ROPE_SCALING",
+    "UNSUPPORTED_ROPE",
     `${metadata.file}: expected rope scaling to be ${expected} but received ${received}`,
     { file: metadata.file, field: "rope_scaling", expected, received },
   );

@@ -1,7 +1,6 @@
 /** From what a header says of its tensors to tensors whose bytes are known to be in the file. */
-import { CheckpointError, dtypeBytes, UnsupportedError } from "shardloom/plugin";
+import { CheckpointError, dtypeBytes, type RandomAccessFile, UnsupportedError } from "shardloom/plugin";
 import type { Container, TensorDescription } from "./container.js";
-import type { GgufFile } from "./gguf-file.js";
 import { READABLE_FORMATS, type TensorFormat, tensorFormat, tensorTypeName } from "./tensor-formats.js";
 
 /** A tensor as it lies in the file. */
@@ -21,7 +20,7 @@ export interface StoredTensor {
  *
  * Throws CheckpointError `INVALID_HEADER` or `TRUNCATED_FILE`, and UnsupportedError `UNSUPPORTED_TENSOR_TYPE`.
  */
-export function layOutTensors(container: Container, file: GgufFile): ReadonlyMap<string, StoredTensor> {
+export function layOutTensors(container: Container, file: RandomAccessFile): ReadonlyMap<string, StoredTensor> {
   const tensors = new Map<string, StoredTensor>();
   for (const description of container.tensors) {
     if (tensors.has(description.name)) {
@@ -33,7 +32,7 @@ export function layOutTensors(container: Container, file: GgufFile): ReadonlyMap
   return tensors;
 }
 
-function layOut(description: TensorDescription, container: Container, file: GgufFile): StoredTensor {
+function layOut(description: TensorDescription, container: Container, file: RandomAccessFile): StoredTensor {
   const { name } = description;
   const format = tensorFormat(description.type);
   if (format === null) {
@@ -64,7 +63,7 @@ function layOut(description: TensorDescription, container: Container, file: Gguf
 function checkShape(
   { name, dimensions }: TensorDescription,
   format: TensorFormat,
-  file: GgufFile,
+  file: RandomAccessFile,
 ): { shape: readonly number[]; elements: number } {
   const received = `[${dimensions.join(", ")}] (fastest first)`;
   const elements = dimensions.reduce((product, dimension) => product * dimension, 1n);
@@ -79,7 +78,7 @@ function checkShape(
   return { shape, elements: Number(elements) };
 }
 
-function checkOverlaps(tensors: StoredTensor[], file: GgufFile): void {
+function checkOverlaps(tensors: StoredTensor[], file: RandomAccessFile): void {
   tensors.sort((a, b) => a.position - b.position);
   let previous: StoredTensor | undefined;
   for (const tensor of tensors) {
@@ -95,7 +94,7 @@ function checkOverlaps(tensors: StoredTensor[], file: GgufFile): void {
   }
 }
 
-function invalid(file: GgufFile, tensor: string, expected: string, received: string): CheckpointError {
+function invalid(file: RandomAccessFile, tensor: string, expected: string, received: string): CheckpointError {
   return new CheckpointError(
     "INVALID_HEADER",
     `${file.path}: tensor ${tensor}: expected ${expected} but received ${received}`,

@@ -1,6 +1,5 @@
 /** Reads any byte range of a stored tensor as its checkpoint dtype, touching only the blocks that cover it. */
-import { dtypeBytes, InternalError } from "shardloom/plugin";
-import type { GgufFile } from "./gguf-file.js";
+import { dtypeBytes, InternalError, type RandomAccessFile } from "shardloom/plugin";
 import type { StoredTensor } from "./tensor-layout.js";
 
 /** Elements dequantized at a time: a multiple of every block size, small enough to stay in the cache. */
@@ -10,7 +9,7 @@ const TILE_ELEMENTS = 32_768;
 const MAX_HEAD_BYTES = 8 * 1024 * 1024;
 
 export class TensorReader {
-  readonly #file: GgufFile;
+  readonly #file: RandomAccessFile;
   readonly #values = new Float32Array(TILE_ELEMENTS);
   readonly #valueBits = new Uint32Array(this.#values.buffer);
   readonly #rounded = new Uint16Array(TILE_ELEMENTS);
@@ -19,7 +18,7 @@ export class TensorReader {
   #head = new Uint8Array(0);
   #bytesRead = 0;
 
-  constructor(file: GgufFile) {
+  constructor(file: RandomAccessFile) {
     this.#file = file;
   }
 
@@ -31,7 +30,7 @@ export class TensorReader {
   /** Bytes `[byteOffset, byteOffset + destination.length)` of the tensor, in the order of the file. */
   read(tensor: StoredTensor, destination: Uint8Array, byteOffset: number): void {
     if (tensor.format.dequantize === null) {
-      this.#readFile(destination, tensor.position + byteOffset, tensor.name);
+      this.#readFile(destination, tensor.position + byteOffset);
     } else {
       this.#readBlocks(tensor, tensor.format.dequantize, destination, byteOffset);
     }
@@ -92,7 +91,7 @@ export class TensorReader {
       const count = Math.min(tileBlocks, lastBlock - block);
       if (this.#stored.length < count * blockBytes) this.#stored = new Uint8Array(count * blockBytes);
       const stored = this.#stored.subarray(0, count * blockBytes);
-      this.#readFile(stored, tensor.position + block * blockBytes, tensor.name);
+      this.#readFile(stored, tensor.position + block * blockBytes);
       dequantize(stored, count, this.#values);
       this.#round(count * blockElements);
       // Where the range starts or ends inside this tile, in bytes of the decoded tensor.
@@ -114,8 +113,8 @@ export class TensorReader {
     }
   }
 
-  #readFile(destination: Uint8Array, position: number, what: string): void {
-    this.#file.read(destination, position, what);
+  #readFile(destination: Uint8Array, position: number): void {
+    this.#file.read(destination, position);
     this.#bytesRead += destination.length;
   }
 }

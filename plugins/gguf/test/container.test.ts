@@ -1,0 +1,122 @@
+import assert from "node:assert/strict";
+import { gguf as parseWithHub } from "@huggingface/gguf";
+import { RandomAccessFile } from "shardloom/plugin";
+import { type Container, type MetadataValue, readContainer } from "../src/container.js";
+import { fixturePath } from "./fixture.js";
+import { ARRAY, Bytes, gguf, string, strings, TestFolder, u32 } from "./gguf-builder.js";
+
+const folder = new TestFolder();
+after(() => folder.remove());
+
+function parse(path: string, keep: (key: string) => boolean = () => true): Container {
+  const file = RandomAccessFile.open(path);
+  try {
+    return readContainer(file, keep);
+  } finally {
+    file.close();
+  }
+}
+
+function parseBytes(bytes: Uint8Array, keep?: (key: string) => boolean): Container {
+  return parse(folder.write("case.gguf", bytes), keep);
+}
+
+describe("a GGUF header", () => {
+  it("is read as @huggingface/gguf reads it", async () => {
+    const path = fixturePath("formats.gguf");
+    const ours = parse(path);
+    const theirs = await parseWithHub(path, { allowLocalFile: true });
+    const { version, tensor_count, kv_count, ...metadata } = theirs.metadata;
+    assert.equal(ours.version, version);
+    assert.equal(BigInt(ours.tensors.length), tensor_count);
+    assert.equal(BigInt(ours.metadata.size), kv_count);
+    assert.deepEqual(Object.fromEntries(ours.metadata), metadata);
+    assert.equal(BigInt(ours.dataOffset), theirs.tensorDataOffset);
+    assert.deepEqual(
+      ours.tensors.map(({ name, dimensions, type, offset }) => ({ name, dimensions, type, offset })),
+      theirs.tensorInfos.map(({ name, shape, dtype, offset }) => ({ name, dimensions: shape, type: dtype, offset })),
+    );
+  });
+
+  it("keeps strings of megabytes whole, wherever they lie", () => {
+    const long = "é".repeat(1_500_000);
+    const { metadata } = parseBytes(
+      gguf({
+        pairs: [
+          ["a", string("x")],
+          ["long", string(long)],
+          ["after", u32(7)],
+        ],
+      }),
+    );
+    assert.equal(metadata.get("long"), long);
+    assert.equal(metadata.get("after"), 7);
+  });
+
+  it("keeps arrays whose strings cross its window", () => {
+    const values = Array.from({ length: 60_000 }, (_, i) => `token-${i}-${"▁".repeat(i % 7)}`);
+    assert.deepEqual(parseBytes(gguf({ pairs: [["tokens", strings(values)]] })).metadata.get("tokens"), values);
+  });
+
+  it("keeps a byte order mark that is part of a string", () => {
+    assert.equal(parseBytes(gguf({ pairs: [["token", string("\ufeffx")]] })).metadata.get("token"), "\ufeffx");
+  });
+
+  it("takes any key for a key", () => {
+    const { metadata } = parseBytes(
+      gguf({
+        pairs: [
+          ["__proto__", string("x")],
+          ["constructor", u32(1)],
+        ],
+      }),
+    );
+    assert.deepEqual(
+      [...metadata],
+      [
+        ["__proto__", "x"],
+        ["constructor", 1],
+      ],
+    );
+  });
+
+  it("reads every value type, exactly", () => {
+    const scalars: [number, Bytes, MetadataValue][] = [
+      [0, new Bytes().u8(255), 255],
+      [1, new Bytes().u8(255), -1],
+      [2, new Bytes().u8(0x34).u8(0x92), 0x9234],
+      [3, new Bytes().u8(0xfe).u8(0xff), -2],
+      [4, new Bytes().u32(4_000_000_000), 4_000_000_000],
+      [5, new Bytes().i32(-5), -5],
+      [6, new Bytes().f32(0.5), 0.5],
+      [7, new Bytes().u8(1), true],
+      [8, new Bytes().string("text"), "text"],
+      [10, new Bytes().u64(2 ** 53 - 1), 2 ** 53 - 1],
+      [10, new Bytes().u64(2n ** 64n - 1n), 2n ** 64n - 1n],
+      [11, new Bytes().u64(2n ** 64n - 3n), -3],
+      [12, new Bytes().raw(new Uint8Array(new Float64Array([0.1]).buffer)), 0.1],
+    ];
+    for (const [type, bytes, value] of scalars) {
+      const single = new Bytes().u32(type).raw(bytes.done());
+      const array = new Bytes().u32(ARRAY).u32(type).u64(2).raw(bytes.done()).raw(bytes.done());
+      const nested = new Bytes().u32(ARRAY).u32(ARRAY).u64(1).u32(type).u64(1).raw(bytes.done());
+      const pairs = [
+        ["single", single],
+        ["array", array],
+        ["nested", nested],
+        ["end", u32(1)],
+      ] as const;
+      const file = gguf({ pairs });
+      assert.deepEqual([...parseBytes(file).metadata.values()], [value, [value, value], [[value]], 1], `type ${type}`);
+      assert.deepEqual([...parseBytes(file, (key) => key === "end").metadata], [["end", 1]], `type ${type}, skipped`);
+    }
+  });
+
+  it("says where the data starts by the alignment of the file", () => {
+    for (const alignment of [1, 8, 32, 4096]) {
+      const pairs = [["general.alignment", u32(alignment)]] as const;
+      const { dataOffset } = parseBytes(gguf({ pairs, alignment, data: new Uint8Array(1) }));
+      assert.equal(dataOffset, Math.ceil(gguf({ pairs }).length / alignment) * alignment);
+    }
+  });
+});
