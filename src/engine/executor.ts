@@ -14,11 +14,14 @@ export interface Executor {
   /** Tokens a block of KV cache holds, and how many blocks there are. */
   readonly blockSize: number;
   readonly blocks: number;
+  /** Longest sequence, prompt and answer together. */
+  readonly maxModelLength: number;
   /** Loading, rank by rank. */
   readonly reports: readonly RankReport[];
   /**
    * Runs the step that has been written. Resolves when every rank is done with the arrays. Rejects with RankError or
-   * CollectiveError when a rank failed; the executor is then unusable and every later call rejects too.
+   * CollectiveError when a rank failed; the executor is then unusable and every later call rejects too. One call at a
+   * time. It keeps the process alive, and settles within a bounded time, also when `close` is called meanwhile.
    */
   execute(): Promise<void>;
   /** Stops all ranks. Resolves when nothing of them is left; may be called again. */

@@ -1,0 +1,94 @@
+/** The state of one request's sequence: its tokens, how many of them are computed, and where. Knows no text. */
+import { invariant } from "../core/errors.js";
+import { BlockTable } from "./kv-cache.js";
+import type { SamplingParams } from "./sampling.js";
+
+/**
+ * Why an answer ended: a stop token or stop text came ("stop"), it has its maximum of tokens or the context is full
+ * ("length"), or the caller gave it up ("abort").
+ */
+export type FinishReason = "stop" | "length" | "abort";
+
+export type SequenceStatus = "waiting" | "running" | "finished";
+
+/** What a sequence is computed for. */
+export type SequenceTask =
+  /** Tokens are sampled and appended. */
+  | { readonly kind: "generate"; readonly sampling: SamplingParams }
+  /** Every token but the first is scored given those before it. */
+  | { readonly kind: "score" };
+
+export class Sequence {
+  /** Order of arrival. */
+  readonly id: number;
+  readonly task: SequenceTask;
+  readonly promptLength: number;
+  /** Blocks of KV cache, changed by the scheduler. */
+  readonly blocks = new BlockTable();
+  #tokens: Int32Array;
+  #length: number;
+
+  status: SequenceStatus = "waiting";
+  finishReason: FinishReason | null = null;
+  /** Tokens whose keys and values are in the cache. Falls back to 0 when the sequence is preempted. */
+  computed = 0;
+  /** Scoring: tokens after the first whose score is known. Survives preemption. */
+  scored = 0;
+
+  // Part in the step being planned or run; written by the scheduler, meaningful while the step is.
+  /** Tokens computed in this step, from `computed` on. */
+  stepTokens = 0;
+  /** Rows of logits asked for: the last ones of `stepTokens`. */
+  stepOutputs = 0;
+  /** Index of the first of them among the outputs of the step. */
+  firstOutput = 0;
+
+  constructor(id: number, task: SequenceTask, promptTokenIds: readonly number[]) {
+    invariant(promptTokenIds.length > (task.kind === "score" ? 1 : 0), "a sequence has too few tokens for its task");
+    this.id = id;
+    this.task = task;
+    this.promptLength = promptTokenIds.length;
+    this.#tokens = Int32Array.from(promptTokenIds);
+    this.#length = promptTokenIds.length;
+  }
+
+  /** Tokens of prompt and answer. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Tokens of the answer. */
+  get outputLength(): number {
+    return this.#length - this.promptLength;
+  }
+
+  /** Tokens that must be in the cache before the task can go on. The last token of a text to score predicts nothing. */
+  get goal(): number {
+    return this.task.kind === "score" ? this.#length - 1 : this.#length;
+  }
+
+  /** Tokens to compute now. */
+  get pending(): number {
+    return this.goal - this.computed;
+  }
+
+  /** Whether the sequence goes on token by token: everything but the token sampled last is computed. */
+  get decoding(): boolean {
+    return this.task.kind === "generate" && this.computed > 0 && this.pending === 1;
+  }
+
+  tokenAt(position: number): number {
+    invariant(position >= 0 && position < this.#length, "a sequence was asked for a token it does not have");
+    return this.#tokens[position] ?? 0;
+  }
+
+  /** Appends a sampled token. */
+  append(tokenId: number): void {
+    if (this.#length === this.#tokens.length) {
+      const larger = new Int32Array(Math.max(16, this.#length * 2));
+      larger.set(this.#tokens);
+      this.#tokens = larger;
+    }
+    this.#tokens[this.#length++] = tokenId;
+  }
+}
