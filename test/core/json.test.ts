@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
+import { truncateSync } from "node:fs";
 import { join } from "node:path";
-import { parseJsonObject, readJsonObject, readTextFile } from "../../src/core/json.js";
+import { MAX_JSON_BYTES, parseJsonObject, readJsonObject, readTextFile } from "../../src/core/json.js";
 import { checkpointError, temporaryFolder } from "../checkpoint/files.js";
 
 describe("a JSON file of a model", () => {
@@ -27,6 +28,12 @@ describe("a JSON file of a model", () => {
   it("that is not UTF-8 is refused instead of read with replacement characters", () => {
     const file = folder.write("tokenizer.json", Uint8Array.of(0x22, 0xe4, 0x22));
     assert.throws(() => readTextFile(file), checkpointError("INVALID_UTF8", /tokenizer\.json/));
+  });
+
+  it("above the limit is refused before it is read", () => {
+    const file = folder.write("tokenizer.json", "");
+    truncateSync(file, MAX_JSON_BYTES + 1);
+    assert.throws(() => readTextFile(file), checkpointError("FILE_TOO_LARGE", /at most 268435456 bytes.*268435457/));
   });
 
   it("that cannot be read is reported with the reason", () => {
