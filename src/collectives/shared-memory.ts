@@ -50,7 +50,10 @@ export function waitingPolicy(threads: number, cores = availableParallelism()): 
 export interface SharedMemoryOptions {
   /** How long a rank waits for the others in one phase of a request, in milliseconds. */
   readonly timeoutMs: number;
-  /** The addon (true) or the TypeScript twin; by default the addon if it is loaded. All ranks alike. */
+  /**
+   * The addon (true) or the TypeScript twin; by default the addon if it is loaded. All ranks alike, and as the kernels
+   * that bound the operands: the addon needs their handles.
+   */
   readonly native?: boolean;
   /** By default that of one thread a rank on all cores that this process may use. */
   readonly waiting?: WaitingPolicy;
@@ -63,9 +66,10 @@ interface Engine {
 }
 
 /**
- * Attaches the calling thread to a region as one of its ranks; at most one thread for a rank, once. The operands of its
- * requests must have been bound by this thread's native kernels if the addon is used. Throws InternalError when the
- * region is none, the rank is not in it, or the addon is asked for but not loaded.
+ * Attaches the calling thread to a region as one of its ranks; at most one thread at a time for a rank. Throws
+ * InternalError when the region is none, the rank is not in it, or the addon is asked for but not loaded.
+ *
+ * A thread that waits in the addon notices `worker.terminate()` only when it returns: abort the region first.
  */
 export function createSharedMemoryCollective(
   region: CollectiveRegion,
@@ -141,7 +145,7 @@ class SharedMemoryCollective implements Collective {
   #failure(status: number, request: CollectiveRequest): CollectiveError {
     if (status === STATUS.timedOut) return this.#timeout(request);
     if (status === STATUS.mismatch) return this.#mismatch(request);
-    return this.#error("COLLECTIVE_ABORTED", request, `was aborted by ${this.#culprit()}`);
+    return this.#error("COLLECTIVE_ABORTED", request, `aborted by ${this.#culprit()}`);
   }
 
   #timeout(request: CollectiveRequest): CollectiveError {
@@ -150,7 +154,7 @@ class SharedMemoryCollective implements Collective {
     const waited =
       this.#culpritRank() === this.rank
         ? `expected ${this.worldSize} ranks within ${this.#timeoutMs} ms but ${absent}`
-        : `was given up by ${this.#culprit()}, whose time was over: ${absent}`;
+        : `given up by ${this.#culprit()}, whose time was over: ${absent}`;
     return this.#error("COLLECTIVE_TIMEOUT", request, waited, {
       missingRanks: missing.join(","),
       timeoutMs: this.#timeoutMs,
@@ -172,7 +176,7 @@ class SharedMemoryCollective implements Collective {
     return this.#error(
       "COLLECTIVE_MISMATCH",
       request,
-      `was given up by ${this.#culprit()}: ranks ask for different things`,
+      `given up by ${this.#culprit()}: ranks ask for different things`,
     );
   }
 
@@ -184,14 +188,14 @@ class SharedMemoryCollective implements Collective {
         : status === STATUS.mismatch
           ? ["COLLECTIVE_MISMATCH", "found ranks asking for different things"]
           : ["COLLECTIVE_ABORTED", "aborted"];
-    return this.#error(code, request, `is not possible any more: ${this.#culprit()} ${why} in an earlier call`);
+    return this.#error(code, request, `the group was given up: ${this.#culprit()} ${why} in an earlier call`);
   }
 
   #error(code: string, request: CollectiveRequest, what: string, details: ErrorDetails = {}): CollectiveError {
     const words = new Int32Array(REQUEST_WORD.checksum + 1);
     writeRequest(words, 0, request, this.rank);
-    const subject = `rank ${this.rank}: ${describeRequest(words, 0)}, request ${this.#sequence},`;
-    return new CollectiveError(code, `${subject} ${what}`, {
+    const subject = `rank ${this.rank}, request ${this.#sequence} (${describeRequest(words, 0)})`;
+    return new CollectiveError(code, `${subject}: ${what}`, {
       rank: this.rank,
       worldSize: this.worldSize,
       request: request.kind,
