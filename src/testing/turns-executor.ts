@@ -19,6 +19,7 @@ export class TurnsExecutor implements Executor {
   readonly step: Step;
   readonly blockSize: number;
   readonly blocks: number;
+  readonly maxModelLength: number;
   readonly reports: readonly RankReport[];
   /** In rank order. */
   readonly runners: readonly ModelRunner[];
@@ -29,6 +30,7 @@ export class TurnsExecutor implements Executor {
     this.step = step;
     this.blockSize = options.blockSize;
     this.blocks = options.blocks;
+    this.maxModelLength = options.maxModelLength;
     this.runners = runners;
     this.reports = runners.map((runner) => runner.report);
   }

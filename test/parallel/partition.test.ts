@@ -24,7 +24,11 @@ describe("partition", () => {
   it("refuses an even split that does not divide, naming both numbers", () => {
     assert.throws(
       () => splitEvenly(10, 4, "output size"),
-      (error: unknown) => error instanceof PartitionError && error.code === "UNEVEN_SPLIT" && /10/.test(error.message) && /4/.test(error.message),
+      (error: unknown) =>
+        error instanceof PartitionError &&
+        error.code === "UNEVEN_SPLIT" &&
+        /10/.test(error.message) &&
+        /4/.test(error.message),
     );
   });
 
@@ -56,7 +60,10 @@ describe("partition", () => {
       plan.map(({ kvHeads }) => kvHeads.start),
       [0, 0, 1, 1],
     );
-    assert.deepEqual(plan.map(({ queryHeads }) => rangeSize(queryHeads)), [3, 3, 3, 3]);
+    assert.deepEqual(
+      plan.map(({ queryHeads }) => rangeSize(queryHeads)),
+      [3, 3, 3, 3],
+    );
   });
 
   it("lets a rank hold two KV heads when its query heads straddle a group", () => {
@@ -68,33 +75,47 @@ describe("partition", () => {
   });
 
   it("refuses more ranks than query heads and KV heads that do not divide", () => {
-    assert.throws(() => splitHeads(4, 2, 5), (error: unknown) => error instanceof PartitionError && error.code === "TOO_MANY_RANKS");
-    assert.throws(() => splitHeads(7, 2, 1), (error: unknown) => error instanceof PartitionError && error.code === "INVALID_HEADS");
+    assert.throws(
+      () => splitHeads(4, 2, 5),
+      (error: unknown) => error instanceof PartitionError && error.code === "TOO_MANY_RANKS",
+    );
+    assert.throws(
+      () => splitHeads(7, 2, 1),
+      (error: unknown) => error instanceof PartitionError && error.code === "INVALID_HEADS",
+    );
   });
 
   it("pads GPT-2's vocabulary as vLLM does: 25152 rows each at 2 ranks, 47 of them padding", () => {
     const plan = splitVocabulary(50257, 2);
-    assert.deepEqual(plan.map(({ rows }) => rows), [25152, 25152]);
+    assert.deepEqual(
+      plan.map(({ rows }) => rows),
+      [25152, 25152],
+    );
     assert.deepEqual(plan[1]?.ids, { start: 25152, end: 50257 });
   });
 
   it("property: every query head reads the KV head of its group, and every head is owned once", () => {
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 12 }), fc.integer({ min: 1, max: 12 }), fc.integer({ min: 1, max: 64 }), (kv, group, ranks) => {
-        const heads = kv * group;
-        fc.pre(ranks <= heads);
-        let next = 0;
-        for (const { queryHeads, kvHeads, kvHeadOf } of splitHeads(heads, kv, ranks)) {
-          assert.equal(queryHeads.start, next);
-          assert.ok(rangeSize(queryHeads) > 0);
-          next = queryHeads.end;
-          kvHeadOf.forEach((local, i) => {
-            assert.equal(kvHeads.start + local, Math.floor((queryHeads.start + i) / group));
-            assert.ok(local >= 0 && kvHeads.start + local < kvHeads.end);
-          });
-        }
-        assert.equal(next, heads);
-      }),
+      fc.property(
+        fc.integer({ min: 1, max: 12 }),
+        fc.integer({ min: 1, max: 12 }),
+        fc.integer({ min: 1, max: 64 }),
+        (kv, group, ranks) => {
+          const heads = kv * group;
+          fc.pre(ranks <= heads);
+          let next = 0;
+          for (const { queryHeads, kvHeads, kvHeadOf } of splitHeads(heads, kv, ranks)) {
+            assert.equal(queryHeads.start, next);
+            assert.ok(rangeSize(queryHeads) > 0);
+            next = queryHeads.end;
+            kvHeadOf.forEach((local, i) => {
+              assert.equal(kvHeads.start + local, Math.floor((queryHeads.start + i) / group));
+              assert.ok(local >= 0 && kvHeads.start + local < kvHeads.end);
+            });
+          }
+          assert.equal(next, heads);
+        },
+      ),
     );
   });
 

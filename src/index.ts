@@ -1,0 +1,130 @@
+/** The public API. Wiring only: it finds the model, loads plugins, sizes the engine and starts the ranks. */
+import { resolveModel } from "./checkpoint/model-dir.js";
+import { startCoordinator } from "./coordinator/coordinator.js";
+import type { CoordinatorTimeouts } from "./coordinator/timeouts.js";
+import type { FloatDType } from "./core/dtype.js";
+import { isDType, isFloat } from "./core/dtype.js";
+import { describeValue, OptionError } from "./core/errors.js";
+import { createLogger } from "./core/logger.js";
+import { checkWorldSize } from "./core/rank.js";
+import { type CapacityOptions, planCapacity } from "./engine/capacity.js";
+import { createEngine, type Engine } from "./engine/engine.js";
+import { createKernels } from "./kernels/select.js";
+import { loadPlugins, resolvePlugin } from "./loading/plugins.js";
+import { selectFamily } from "./models/registry.js";
+
+export type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
+export {
+  CheckpointError,
+  CollectiveError,
+  type ErrorDetails,
+  InternalError,
+  OptionError,
+  PartitionError,
+  PluginError,
+  RankError,
+  RequestError,
+  ShardloomError,
+  UnsupportedError,
+} from "./core/errors.js";
+export type { CapacityOptions } from "./engine/capacity.js";
+export type { ChatMessage } from "./engine/chat-template.js";
+export type { Engine, EngineStats } from "./engine/engine.js";
+export type {
+  GenerationDelta,
+  GenerationRequest,
+  GenerationTimings,
+  RequestOptions,
+  ScoreResult,
+  TokenLogprob,
+  TokenLogprobs,
+} from "./engine/generation.js";
+export type { SamplingOptions } from "./engine/sampling.js";
+export type { FinishReason } from "./engine/sequence.js";
+export { SUPPORTED_ARCHITECTURES } from "./models/registry.js";
+export type { RankReport } from "./rank/model-runner.js";
+
+/** How an engine is launched. Only `model` is needed. */
+export interface LaunchOptions extends CapacityOptions {
+  /** A directory, a file, or a hub id `org/name[@revision]`. */
+  readonly model: string;
+  /** Branch, tag or commit of a hub repository. */
+  readonly revision?: string | undefined;
+  /** Ranks, each a worker thread with its shard of the model. Default 1. */
+  readonly tensorParallelSize?: number | undefined;
+  /** Package names or paths. Those in SHARDLOOM_PLUGINS, separated by commas, are loaded as well. */
+  readonly plugins?: readonly string[] | undefined;
+  /** Name of a model loader; by default whichever recognizes the model. */
+  readonly loadFormat?: string | undefined;
+  /** dtype of unquantized weights; "auto" takes config.json's. */
+  readonly dtype?: "auto" | FloatDType | undefined;
+  /** dtype of the KV cache. Default f32: exact. */
+  readonly kvCacheDtype?: FloatDType | undefined;
+  readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
+  /** Called a few times a second while ranks load. */
+  readonly onProgress?: ((progress: { readonly rank: number; readonly bytesRead: number }) => void) | undefined;
+  /** Gives up the launch when aborted. */
+  readonly signal?: AbortSignal | undefined;
+  /** Level of the log on stderr. Default SHARDLOOM_LOG_LEVEL, or "warn". */
+  readonly logLevel?: string | undefined;
+}
+
+/**
+ * Loads a model on `tensorParallelSize` ranks and returns an engine that serves it. The engine must be closed.
+ *
+ * Throws OptionError for a wrong option, PluginError for a plugin that is missing or broken, CheckpointError for a model
+ * that is missing or damaged, UnsupportedError for one this version cannot run, PartitionError for one that cannot be
+ * split into that many ranks, RankError when a rank does not start.
+ */
+export async function launch(options: LaunchOptions): Promise<Engine> {
+  const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
+  const logger = createLogger(options.logLevel);
+  const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
+  const plugins = pluginUrls(options.plugins ?? []);
+  const registries = await loadPlugins(plugins);
+  const { signal, revision, onProgress } = options;
+  const { path } = await resolveModel(options.model, { signal, revision });
+  const loader = registries.modelLoaders.select(path, options.loadFormat);
+  const description = await loader.describe(path);
+  const config = selectFamily(description.config).parseConfig(description.config);
+  const capacity = planCapacity(config, options, worldSize, kvCacheDtype);
+  const dtype =
+    options.dtype === undefined || options.dtype === "auto" ? config.dtype : checkDtype("dtype", options.dtype);
+  // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
+  createKernels((message) => logger.warn(message));
+  const executor = await startCoordinator({
+    ranks: { path, loadFormat: loader.format, description, worldSize, dtype, kvCacheDtype, ...capacity },
+    config,
+    plugins,
+    logger,
+    ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
+    ...(onProgress === undefined ? {} : { onProgress: ({ rank, bytes }) => onProgress({ rank, bytesRead: bytes }) }),
+    ...(signal === undefined ? {} : { signal }),
+  });
+  try {
+    return createEngine({ executor, description, logger });
+  } catch (error) {
+    await executor.close();
+    throw error;
+  }
+}
+
+/** File URLs of the plugins named in options and environment, each once. Throws PluginError `PLUGIN_NOT_FOUND`. */
+function pluginUrls(named: readonly string[]): readonly string[] {
+  const inEnvironment = (process.env["SHARDLOOM_PLUGINS"] ?? "").split(",").map((name) => name.trim());
+  const specifiers = [...named, ...inEnvironment.filter((name) => name !== "")];
+  return [...new Set(specifiers.map((specifier) => resolvePlugin(specifier)))];
+}
+
+function checkDtype(option: string, value: unknown): FloatDType {
+  if (typeof value === "string" && isDType(value) && isFloat(value)) return value;
+  throw new OptionError(
+    "INVALID_OPTION",
+    `expected ${option} to be f32, bf16 or f16 but received ${describeValue(value)}`,
+    {
+      option,
+      expected: "f32|bf16|f16",
+      received: String(value),
+    },
+  );
+}
