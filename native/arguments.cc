@@ -104,21 +104,21 @@ double Arguments::number(const char* name) {
   return ok_ ? value : 0;
 }
 
-napi_value Arguments::bytes(const char* name, std::uint8_t** data, std::size_t* length, napi_value* buffer) {
-  *data = nullptr;
-  *length = 0;
-  if (!ok_) return nullptr;
+Bytes Arguments::bytes(const char* name) {
+  if (!ok_) return Bytes{};
   const napi_value view = next();
   napi_typedarray_type type = napi_int8_array;
+  std::size_t length = 0;
   void* start = nullptr;
-  const napi_status status = napi_get_typedarray_info(env_, view, &type, length, &start, buffer, nullptr);
+  napi_value buffer = nullptr;
+  const napi_status status = napi_get_typedarray_info(env_, view, &type, &length, &start, &buffer, nullptr);
   if (status != napi_ok || type != napi_uint8_array) {
     fail_type("expected a Uint8Array for %s", name);
-    *length = 0;
-    return nullptr;
+    return Bytes{};
   }
-  *data = static_cast<std::uint8_t*>(start);
-  return view;
+  bool unshared = true;
+  napi_is_arraybuffer(env_, buffer, &unshared);
+  return Bytes{view, static_cast<std::uint8_t*>(start), length, !unshared};
 }
 
 void Arguments::text(const char* name, char* out, std::size_t capacity) {

@@ -11,9 +11,17 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "handles.h"
+#include "instance.h"
 
 namespace shardloom {
+
+// A Uint8Array. Its memory is good for the current call only.
+struct Bytes {
+  napi_value value;
+  std::uint8_t* data;
+  std::size_t length;
+  bool shared;  // lies over a SharedArrayBuffer
+};
 
 class Arguments {
  public:
@@ -38,8 +46,8 @@ class Arguments {
   std::int64_t integer(const char* name, std::int64_t least, std::int64_t most);
   // The next argument: a finite number.
   double number(const char* name);
-  // The next argument: a Uint8Array; `data` and `bytes` of its contents. `buffer` may be null.
-  napi_value bytes(const char* name, std::uint8_t** data, std::size_t* length, napi_value* buffer);
+  // The next argument: a Uint8Array.
+  Bytes bytes(const char* name);
   // The next argument: a string of fewer than `capacity` bytes, zero-terminated.
   void text(const char* name, char* out, std::size_t capacity);
 

@@ -106,13 +106,11 @@ napi_value barrier(napi_env env, napi_callback_info info) {
 /** Takes the bytes themselves, so that a thread which is no rank need not bind them. */
 napi_value abort_all(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info, "abortCollectives", 2);
-  std::uint8_t* bytes = nullptr;
-  std::size_t length = 0;
-  arguments.bytes("region", &bytes, &length, nullptr);
+  const Bytes region = arguments.bytes("region");
   const auto rank = static_cast<std::uint32_t>(arguments.integer("rank", 0, INT32_MAX));
   if (arguments.ok()) {
-    arguments.expect(abort_collectives(bytes, length, rank), "expected a region of collectives but received %zu bytes",
-                     length);
+    arguments.expect(abort_collectives(region.data, region.length, rank),
+                     "expected a region of collectives but received %zu bytes", region.length);
   }
   return nullptr;
 }

@@ -2,7 +2,7 @@
 
 #include <node_api.h>
 
-#include "handles.h"
+#include "instance.h"
 
 namespace shardloom {
 

@@ -1,6 +1,5 @@
 #include "handles.h"
 
-#include <cstring>
 #include <new>
 
 namespace shardloom {
@@ -10,30 +9,7 @@ constexpr int kIndexBits = 20;
 constexpr std::int32_t kIndexMask = (1 << kIndexBits) - 1;
 constexpr std::int32_t kLastGeneration = (1 << (31 - kIndexBits)) - 1;
 
-struct DTypeInfo {
-  const char* name;
-  std::size_t bytes;
-};
-
-constexpr DTypeInfo kDTypes[kDTypeCount] = {
-    {"f32", 4}, {"f16", 2}, {"bf16", 2}, {"i8", 1}, {"u8", 1}, {"i32", 4}, {"i64", 8}, {"f8_e4m3", 1},
-};
-
 }  // namespace
-
-std::size_t dtype_bytes(DType dtype) { return kDTypes[static_cast<int>(dtype)].bytes; }
-
-const char* dtype_name(DType dtype) { return kDTypes[static_cast<int>(dtype)].name; }
-
-bool dtype_from_name(const char* name, DType* dtype) {
-  for (int i = 0; i < kDTypeCount; i++) {
-    if (std::strcmp(name, kDTypes[i].name) == 0) {
-      *dtype = static_cast<DType>(i);
-      return true;
-    }
-  }
-  return false;
-}
 
 HandleTable::~HandleTable() {
   for (const Slot& slot : slots_) {
@@ -46,7 +22,7 @@ std::int32_t HandleTable::bind(napi_value view, const Region& region) {
     if (free_.empty()) {
       if (slots_.size() > static_cast<std::size_t>(kIndexMask)) return 0;
       // Room for every slot to be free at once, so that release never allocates.
-      free_.reserve(slots_.size() + 1);
+      if (free_.capacity() <= slots_.size()) free_.reserve(2 * slots_.size() + 64);
       slots_.push_back(Slot{Region{}, nullptr, 0});
       free_.push_back(static_cast<std::int32_t>(slots_.size() - 1));
     }

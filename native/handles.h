@@ -11,21 +11,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "dtype.h"
+
 namespace shardloom {
 
-enum class DType : std::uint8_t { f32, f16, bf16, i8, u8, i32, i64, f8_e4m3 };
-
-inline constexpr int kDTypeCount = 8;
-
-// Bytes of one element.
-std::size_t dtype_bytes(DType dtype);
-// The name that src/core/dtype.ts uses.
-const char* dtype_name(DType dtype);
-// False when no dtype has that name.
-bool dtype_from_name(const char* name, DType* dtype);
-
-// Elements of a bound tensor, row-major `[rows, columns]`; a vector has one row. Starts on a multiple of
-// kRegionAlignment.
+// Elements of a bound tensor, row-major `[rows, columns]`; a vector has one row. Aligned to its elements; tensors of an
+// arena, to 64 bytes.
 struct Region {
   void* data;
   std::size_t bytes;
@@ -33,8 +24,6 @@ struct Region {
   std::int64_t rows;
   std::int64_t columns;
 };
-
-inline constexpr std::size_t kRegionAlignment = 64;
 
 class HandleTable {
  public:
@@ -61,19 +50,6 @@ class HandleTable {
   napi_env env_;
   std::vector<Slot> slots_;
   std::vector<std::int32_t> free_;
-};
-
-struct KernelTable;
-
-// What the addon keeps for one napi_env. Every exported function receives it as its callback data. binding.cc makes it
-// and calls `napi_status register_...(napi_env, napi_value exports, AddonInstance*)` of each part of the addon.
-struct AddonInstance {
-  explicit AddonInstance(napi_env env) : handles(env) {}
-
-  HandleTable handles;
-  const KernelTable* kernels = nullptr;
-  // Scratch memory of the kernels, kWorkspaceBytes long, allocated once.
-  void* workspace = nullptr;
 };
 
 }  // namespace shardloom

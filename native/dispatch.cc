@@ -1,0 +1,111 @@
+#include "dispatch.h"
+
+#include "kernels/variants.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace shardloom {
+namespace {
+
+constexpr KernelTable kPortable = {
+    .isa = "portable",
+    .linear = portable::linear,
+    .rms_norm = portable::rms_norm,
+    .add_rms_norm = portable::add_rms_norm,
+    .rope = portable::rope,
+    .embedding = portable::embedding,
+    .gather_rows = portable::gather_rows,
+    .write_kv = portable::write_kv,
+    .attention = portable::attention,
+    .silu_mul = portable::silu_mul,
+    .argmax = portable::argmax,
+};
+
+#if defined(__x86_64__)
+
+constexpr KernelTable kAvx2 = {
+    .isa = "avx2",
+    .linear = avx2::linear,
+    .rms_norm = avx2::rms_norm,
+    .add_rms_norm = avx2::add_rms_norm,
+    .rope = avx2::rope,
+    .embedding = avx2::embedding,
+    .gather_rows = portable::gather_rows,
+    .write_kv = avx2::write_kv,
+    .attention = avx2::attention,
+    .silu_mul = avx2::silu_mul,
+    .argmax = avx2::argmax,
+};
+
+constexpr KernelTable kAvx512 = {
+    .isa = "avx512",
+    .linear = avx512::linear,
+    .rms_norm = avx512::rms_norm,
+    .add_rms_norm = avx512::add_rms_norm,
+    .rope = avx512::rope,
+    .embedding = avx512::embedding,
+    .gather_rows = portable::gather_rows,
+    .write_kv = avx512::write_kv,
+    .attention = avx512::attention,
+    .silu_mul = avx512::silu_mul,
+    .argmax = avx512::argmax,
+};
+
+// Bits of CPUID leaf 1, ECX.
+constexpr unsigned kFma = 1u << 12;
+constexpr unsigned kOsXsave = 1u << 27;
+constexpr unsigned kAvx = 1u << 28;
+constexpr unsigned kF16c = 1u << 29;
+// Bits of CPUID leaf 7, subleaf 0, EBX.
+constexpr unsigned kAvx2Bit = 1u << 5;
+constexpr unsigned kAvx512f = 1u << 16;
+constexpr unsigned kAvx512dq = 1u << 17;
+constexpr unsigned kAvx512bw = 1u << 30;
+constexpr unsigned kAvx512vl = 1u << 31;
+// Register state that the OS saves (XCR0): SSE and AVX; for AVX-512 also masks and both halves of the ZMM registers.
+constexpr unsigned kAvxState = 0x06;
+constexpr unsigned kAvx512State = 0xe6;
+
+constexpr bool has(unsigned value, unsigned bits) { return (value & bits) == bits; }
+
+// Valid only where the CPU reports OSXSAVE.
+unsigned enabled_state() {
+  unsigned low = 0;
+  unsigned high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+struct CpuSupport {
+  bool avx2;
+  bool avx512;
+};
+
+CpuSupport detect() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || !has(ecx, kOsXsave | kAvx | kFma | kF16c)) return {false, false};
+  const unsigned state = enabled_state();
+  if (!has(state, kAvxState)) return {false, false};
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || !has(ebx, kAvx2Bit)) return {false, false};
+  const bool avx512 = has(ebx, kAvx512f | kAvx512dq | kAvx512bw | kAvx512vl) && has(state, kAvx512State);
+  return {true, avx512};
+}
+
+#endif  // __x86_64__
+
+}  // namespace
+
+KernelTables supported_kernels() {
+  KernelTables found = {};
+#if defined(__x86_64__)
+  const CpuSupport cpu = detect();
+  if (cpu.avx512) found.tables[found.count++] = &kAvx512;
+  if (cpu.avx2) found.tables[found.count++] = &kAvx2;
+#endif
+  found.tables[found.count++] = &kPortable;
+  return found;
+}
+
+}  // namespace shardloom

@@ -1,0 +1,171 @@
+// The compute kernels: what each one is given, and the table of one implementation of all of them.
+//
+// Kernels know no Node-API, no handle and no thread. They trust their arguments: whoever calls them has checked every
+// extent, every index and every block number. Meanings and shapes are those of src/kernels/kernels.ts.
+//
+// Conventions
+// - Matrices are row-major; a stride counts elements from one row to the next and is at least the width.
+// - Pointers are aligned to their elements and no further, though 64 bytes are faster: kernels use unaligned loads.
+// - `out` overlaps no input unless its comment says so.
+// - Each kernel does the part of its work that `range` names, so that threads can share a call. The parts are
+//   independent: no result depends on how the whole was cut.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../dtype.h"
+
+namespace shardloom {
+
+// Bits of 16-bit floats. Plain data: conversions belong to the files that know an instruction set.
+struct bf16 {
+  std::uint16_t bits;
+};
+struct f16 {
+  std::uint16_t bits;
+};
+
+// [begin, end)
+struct Range {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+// out[m][n] = sum_k x[m][k] * weight[n][k] + bias[n]. The sum of one element runs in an order that depends on
+// `inputs` and the instruction set only, never on `rows` or `range`.
+struct LinearArgs {
+  float* out;
+  std::int64_t out_stride;
+  const float* x;
+  std::int64_t x_stride;
+  const void* weight;   // [outputs, inputs], contiguous
+  DType weight_dtype;   // f32, f16 or bf16
+  const float* bias;    // [outputs] or null
+  std::int64_t rows;
+  std::int64_t inputs;
+  void* workspace;      // kWorkspaceBytes, of the calling thread
+};
+
+// out[m] = x[m] / sqrt(mean(x[m]^2) + epsilon) * weight. out may be x.
+struct NormArgs {
+  float* out;
+  std::int64_t out_stride;
+  const float* x;
+  std::int64_t x_stride;
+  float* residual;      // add_rms_norm only: residual[m] += x[m] first, and its norm is taken
+  std::int64_t residual_stride;
+  const float* weight;  // [width]
+  std::int64_t width;
+  float epsilon;
+};
+
+// Rotates pairs (i, i + head_size / 2) of every head in place.
+struct RopeArgs {
+  float* x;             // at the first column of the first head
+  std::int64_t x_stride;
+  const std::int32_t* positions;
+  const float* cos_sin;  // [positions, head_size]: head_size / 2 cosines, then as many sines
+  std::int64_t heads;
+  std::int64_t head_size;
+};
+
+// out[m] = table[ids[m] - first_id], or zeros where that is outside [0, id_count).
+struct EmbeddingArgs {
+  float* out;
+  std::int64_t out_stride;
+  const std::int32_t* ids;
+  const void* table;    // [>= id_count, width]
+  DType table_dtype;    // f32, f16 or bf16
+  std::int64_t width;
+  std::int64_t first_id;
+  std::int64_t id_count;
+};
+
+// out[i] = source[indices[i]], rows of `row_bytes`.
+struct GatherArgs {
+  std::byte* out;
+  const std::byte* source;
+  const std::int32_t* indices;
+  std::int64_t row_bytes;
+};
+
+// Rounds kv_heads * head_size columns of source at key_column and value_column into cache slot slots[m].
+struct WriteKvArgs {
+  void* keys;           // [blocks, kv_heads, block_size, head_size]
+  void* values;
+  DType cache_dtype;    // f32, f16 or bf16
+  const float* source;
+  std::int64_t source_stride;
+  const std::int32_t* slots;
+  std::int64_t key_column;
+  std::int64_t value_column;
+  std::int64_t kv_heads;
+  std::int64_t head_size;
+  std::int64_t block_size;
+};
+
+// Causal attention over the paged cache. The range counts units `sequence * kv_heads + kv_head`. A row's result
+// depends on its query and on the keys and values it sees, never on the other queries of the step.
+struct AttentionArgs {
+  float* out;
+  std::int64_t out_stride;
+  const float* q;
+  std::int64_t q_stride;
+  const void* keys;     // [blocks, kv_heads, block_size, head_size]
+  const void* values;
+  DType cache_dtype;    // f32, f16 or bf16
+  const std::int32_t* kv_head_of;  // [heads], not decreasing
+  const std::int32_t* query_starts;
+  const std::int32_t* context_lengths;
+  const std::int32_t* block_tables;
+  std::int64_t block_table_stride;
+  std::int64_t heads;
+  std::int64_t kv_heads;
+  std::int64_t head_size;  // 1 .. kMaxHeadSize
+  std::int64_t block_size;
+  float scale;
+  std::int64_t sliding_window;  // 0 for none
+  float soft_cap;               // 0 for none
+  void* workspace;      // kWorkspaceBytes, of the calling thread
+};
+
+// out[m][i] = silu(gate_up[m][i]) * gate_up[m][width + i]
+struct SiluMulArgs {
+  float* out;
+  std::int64_t out_stride;
+  const float* gate_up;
+  std::int64_t gate_up_stride;
+  std::int64_t width;
+};
+
+struct ArgmaxArgs {
+  float* values;
+  std::int32_t* ids;
+  const float* logits;
+  std::int64_t logits_stride;
+  std::int64_t columns;
+  std::int64_t first_id;
+};
+
+inline constexpr std::int64_t kMaxHeadSize = 512;
+
+// Scratch memory a thread hands to the kernels that ask for it, aligned to 64 bytes.
+inline constexpr std::size_t kWorkspaceBytes = 512 * 1024;
+
+// One implementation of every kernel. The name is what SHARDLOOM_ISA calls it.
+struct KernelTable {
+  const char* isa;
+  void (*linear)(const LinearArgs&, Range outputs);
+  void (*rms_norm)(const NormArgs&, Range rows);
+  void (*add_rms_norm)(const NormArgs&, Range rows);
+  void (*rope)(const RopeArgs&, Range rows);
+  void (*embedding)(const EmbeddingArgs&, Range rows);
+  void (*gather_rows)(const GatherArgs&, Range rows);
+  void (*write_kv)(const WriteKvArgs&, Range rows);
+  void (*attention)(const AttentionArgs&, Range units);
+  void (*silu_mul)(const SiluMulArgs&, Range rows);
+  void (*argmax)(const ArgmaxArgs&, Range rows);
+};
+
+}  // namespace shardloom

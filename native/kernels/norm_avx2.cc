@@ -1,0 +1,11 @@
+#include "norm_simd.h"
+#include "variants.h"
+#include "vector_avx2.h"
+
+namespace shardloom::avx2 {
+
+void rms_norm(const NormArgs& args, Range rows) { Norm<Vec>::run<false>(args, rows); }
+
+void add_rms_norm(const NormArgs& args, Range rows) { Norm<Vec>::run<true>(args, rows); }
+
+}  // namespace shardloom::avx2

@@ -1,0 +1,83 @@
+// Conversions of single 16-bit floats, and the one place that turns a dtype into a C++ type.
+//
+// Everything has internal linkage: this header is compiled with several instruction sets, and code compiled for one
+// must never be linked into another.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "kernels.h"
+
+namespace shardloom {
+namespace {
+
+inline float float_of_bits(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline std::uint32_t bits_of_float(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float to_float(float value) { return value; }
+
+inline float to_float(bf16 value) { return float_of_bits(static_cast<std::uint32_t>(value.bits) << 16); }
+
+inline float to_float(f16 value) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16;
+  const std::uint32_t magnitude = value.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return float_of_bits(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+  if (magnitude >= 0x400u) return float_of_bits(sign | ((magnitude << 13) + 0x38000000u));
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+  return float_of_bits(sign | bits_of_float(subnormal));
+}
+
+inline void from_float(float value, float* out) { *out = value; }
+
+// Rounds to nearest, ties to even; NaN stays a quiet NaN.
+inline void from_float(float value, bf16* out) {
+  const std::uint32_t bits = bits_of_float(value);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const std::uint32_t quiet = (bits >> 16) | 0x40u;
+  out->bits = static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+// Rounds to nearest, ties to even; beyond the range, infinity; NaN becomes a quiet NaN.
+inline void from_float(float value, f16* out) {
+  const std::uint32_t bits = bits_of_float(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  std::uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+  } else if (magnitude >= 0x477ff000u) {
+    half = 0x7c00u;
+  } else if (magnitude < 0x38800000u) {
+    // A subnormal is a multiple of 2^-24: adding 0.5 leaves exactly those bits at the end of the significand, rounded.
+    half = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+  }
+  out->bits = static_cast<std::uint16_t>(sign | half);
+}
+
+// Calls `work` with a null pointer of the C++ type of a float dtype.
+template <class Work>
+inline void with_float_type(DType dtype, Work work) {
+  switch (dtype) {
+    case DType::f32:
+      return work(static_cast<const float*>(nullptr));
+    case DType::bf16:
+      return work(static_cast<const bf16*>(nullptr));
+    default:
+      return work(static_cast<const f16*>(nullptr));
+  }
+}
+
+}  // namespace
+}  // namespace shardloom

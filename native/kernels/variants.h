@@ -1,0 +1,47 @@
+// The implementations of every kernel, one namespace an instruction set. Only dispatch.cc chooses among them.
+#pragma once
+
+#include "kernels.h"
+
+namespace shardloom::portable {
+
+void linear(const LinearArgs& args, Range outputs);
+void rms_norm(const NormArgs& args, Range rows);
+void add_rms_norm(const NormArgs& args, Range rows);
+void rope(const RopeArgs& args, Range rows);
+void embedding(const EmbeddingArgs& args, Range rows);
+void gather_rows(const GatherArgs& args, Range rows);
+void write_kv(const WriteKvArgs& args, Range rows);
+void attention(const AttentionArgs& args, Range units);
+void silu_mul(const SiluMulArgs& args, Range rows);
+void argmax(const ArgmaxArgs& args, Range rows);
+
+}  // namespace shardloom::portable
+
+namespace shardloom::avx2 {
+
+void linear(const LinearArgs& args, Range outputs);
+void rms_norm(const NormArgs& args, Range rows);
+void add_rms_norm(const NormArgs& args, Range rows);
+void rope(const RopeArgs& args, Range rows);
+void embedding(const EmbeddingArgs& args, Range rows);
+void write_kv(const WriteKvArgs& args, Range rows);
+void attention(const AttentionArgs& args, Range units);
+void silu_mul(const SiluMulArgs& args, Range rows);
+void argmax(const ArgmaxArgs& args, Range rows);
+
+}  // namespace shardloom::avx2
+
+namespace shardloom::avx512 {
+
+void linear(const LinearArgs& args, Range outputs);
+void rms_norm(const NormArgs& args, Range rows);
+void add_rms_norm(const NormArgs& args, Range rows);
+void rope(const RopeArgs& args, Range rows);
+void embedding(const EmbeddingArgs& args, Range rows);
+void write_kv(const WriteKvArgs& args, Range rows);
+void attention(const AttentionArgs& args, Range units);
+void silu_mul(const SiluMulArgs& args, Range rows);
+void argmax(const ArgmaxArgs& args, Range rows);
+
+}  // namespace shardloom::avx512

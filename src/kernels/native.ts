@@ -1,0 +1,139 @@
+/**
+ * Kernels of the C++ addon. Each method is one call with handles and numbers: nothing is allocated, and the addon checks
+ * every extent and index against what was bound.
+ */
+import { InternalError, ShardloomError } from "../core/errors.js";
+import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
+import type { Operand } from "../core/operand.js";
+import { bytesOf, type Tensor } from "../core/tensor.js";
+import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
+import { operandExtents } from "./operand-extents.js";
+
+/** Handle that stands for no operand. */
+const NONE = 0;
+
+/**
+ * Kernels of the addon that this thread loaded. Throws ShardloomError `NATIVE_KERNELS_UNAVAILABLE` when there is none,
+ * OptionError `UNSUPPORTED_ISA` when SHARDLOOM_ISA asks for what this machine cannot run.
+ */
+export function createNativeKernels(): Kernels {
+  const native = nativeAddon();
+  if (native.loaded) return new NativeKernels(native.addon);
+  if (native.error !== undefined) throw native.error;
+  throw new ShardloomError(
+    "NATIVE_KERNELS_UNAVAILABLE",
+    `expected the native kernels but the addon cannot be used: ${native.reason}`,
+    { received: native.reason },
+  );
+}
+
+class NativeKernels implements Kernels {
+  readonly backend = "native";
+  readonly #addon: NativeAddon;
+
+  constructor(addon: NativeAddon) {
+    this.#addon = addon;
+  }
+
+  get isa(): string {
+    return this.#addon.isa;
+  }
+
+  bind(tensor: Tensor): Operand {
+    const { rows, columns } = operandExtents(tensor);
+    try {
+      const handle = this.#addon.bind(bytesOf(tensor), tensor.dtype, rows, columns);
+      return { tensor, handle, rows, columns };
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new InternalError(`cannot bind ${tensor.name}: ${reason}`, { tensor: tensor.name }, { cause: error });
+    }
+  }
+
+  release(operand: Operand): void {
+    this.#addon.release(operand.handle);
+  }
+
+  embedding(out: Operand, ids: Operand, table: Operand, rows: number, firstId: number, idCount: number): void {
+    this.#addon.embedding(out.handle, ids.handle, table.handle, rows, firstId, idCount);
+  }
+
+  gatherRows(out: Operand, source: Operand, indices: Operand, first: number, rows: number): void {
+    this.#addon.gatherRows(out.handle, source.handle, indices.handle, first, rows);
+  }
+
+  rmsNorm(out: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void {
+    this.#addon.rmsNorm(out.handle, x.handle, weight.handle, rows, epsilon);
+  }
+
+  addRmsNorm(out: Operand, residual: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void {
+    this.#addon.addRmsNorm(out.handle, residual.handle, x.handle, weight.handle, rows, epsilon);
+  }
+
+  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number): void {
+    this.#addon.linear(out.handle, x.handle, weight.matrix.handle, bias === null ? NONE : bias.handle, rows);
+  }
+
+  rope(
+    x: Operand,
+    positions: Operand,
+    cosSin: Operand,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+  ): void {
+    this.#addon.rope(x.handle, positions.handle, cosSin.handle, rows, firstColumn, heads, headSize);
+  }
+
+  writeKv(cache: KvCache, source: Operand, slots: Operand, rows: number, keyColumn: number, valueColumn: number): void {
+    this.#addon.writeKv(
+      cache.keys.handle,
+      cache.values.handle,
+      source.handle,
+      slots.handle,
+      rows,
+      keyColumn,
+      valueColumn,
+      cache.kvHeads,
+      cache.headSize,
+      cache.blockSize,
+    );
+  }
+
+  attention(
+    out: Operand,
+    q: Operand,
+    cache: KvCache,
+    batch: AttentionBatch,
+    sequences: number,
+    shape: AttentionShape,
+  ): void {
+    this.#addon.attention(
+      out.handle,
+      q.handle,
+      cache.keys.handle,
+      cache.values.handle,
+      shape.kvHeadOf.handle,
+      batch.queryStarts.handle,
+      batch.contextLengths.handle,
+      batch.blockTables.handle,
+      sequences,
+      shape.heads,
+      cache.kvHeads,
+      cache.headSize,
+      cache.blockSize,
+      shape.scale,
+      shape.slidingWindow,
+      shape.softCap,
+    );
+  }
+
+  siluMul(out: Operand, gateUp: Operand, rows: number): void {
+    this.#addon.siluMul(out.handle, gateUp.handle, rows);
+  }
+
+  argmax(values: Operand, ids: Operand, logits: Operand, rows: number, columns: number, firstId: number): void {
+    this.#addon.argmax(values.handle, ids.handle, logits.handle, rows, columns, firstId);
+  }
+}
