@@ -85,15 +85,29 @@ export function invariant(condition: unknown, message: string, details?: ErrorDe
   if (!condition) throw new InternalError(message, details);
 }
 
+/** The nearest of our classes: a plugin may throw a subclass of its own, which the other thread does not know. */
+function classOf(error: ShardloomError): string {
+  if (error instanceof InternalError) return "InternalError";
+  let nearest = "ShardloomError";
+  for (const [name, Class] of classes) if (error instanceof Class) nearest = name;
+  return nearest;
+}
+
+/** Only what structured clone can carry, whatever a plugin put there: an error that cannot be sent would be lost. */
+function plainDetails(details: ErrorDetails): ErrorDetails {
+  const plain = ["string", "number", "boolean"];
+  return Object.fromEntries(Object.entries(details).filter(([, value]) => plain.includes(typeof value)));
+}
+
 /** The plain data that carries any thrown value to another thread. */
 export function toTransferable(error: unknown): TransferableError {
   if (error instanceof ShardloomError) {
     return {
       shardloomError: true,
-      class: error.name,
+      class: classOf(error),
       code: error.code,
       message: error.message,
-      details: error.details,
+      details: plainDetails(error.details),
       ...(error.stack === undefined ? {} : { stack: error.stack }),
     };
   }

@@ -1,0 +1,229 @@
+/**
+ * The coordinator: starts one thread a rank, feeds them steps, and ends them. It is the engine's Executor (it has the
+ * shape of src/engine/executor.ts; the two folders do not import each other). It knows what a step costs to signal and
+ * nothing of what is in it.
+ */
+import { availableParallelism } from "node:os";
+import { type CollectiveRegion, createRegion } from "../collectives/region.js";
+import { abortRegion } from "../collectives/shared-memory.js";
+import { InternalError, RankError, RequestError, type ShardloomError } from "../core/errors.js";
+import { createLogger, type Logger } from "../core/logger.js";
+import { checkWorldSize } from "../core/rank.js";
+import type { ModelConfig } from "../models/model.js";
+import type { RankReport } from "../rank/model-runner.js";
+import type { RankOptions } from "../rank/rank-options.js";
+import type { RankInit } from "../rank/rank-service.js";
+import { Step } from "../rank/step.js";
+import { CoordinatorChannel, STEP_RUN, STEP_STOP } from "../rank/step-channel.js";
+import { RankGroup } from "./rank-group.js";
+import { type RankProgress, StartWatch } from "./start-watch.js";
+import { type CoordinatorTimeouts, timeoutsWithDefaults } from "./timeouts.js";
+
+export type { CoordinatorTimeouts, RankProgress };
+
+/** How long an idle rank spins for the next step before it sleeps, if it has a core to itself. */
+const SPIN_MS = 0.05;
+
+export interface CoordinatorOptions {
+  /** What every rank is told. */
+  readonly ranks: RankOptions;
+  /** The model's config, as its family parsed it. */
+  readonly config: ModelConfig;
+  /** File URLs of the plugins that every rank loads, in order (see resolvePlugin). */
+  readonly plugins?: readonly string[];
+  readonly timeouts?: Partial<CoordinatorTimeouts>;
+  /** Called a few times a second while ranks load, once for each rank that got further. */
+  readonly onProgress?: (progress: RankProgress) => void;
+  /** Ranks log with loggers of their own, to the same place, at the level of this one. */
+  readonly logger?: Logger;
+  /** Aborting it while ranks start ends them. */
+  readonly signal?: AbortSignal;
+  /** Where the thread of a rank begins, if not in workers/rank.js: tests have ranks of their own. */
+  readonly workerUrl?: URL;
+}
+
+/** What the ranks share: the arrays of a step, the signals around it, and the place where they meet. */
+interface SharedMemory {
+  readonly step: Step;
+  readonly channel: CoordinatorChannel;
+  readonly region: CollectiveRegion | null;
+}
+
+/**
+ * Starts all ranks. Resolves when they are loaded and serve steps. Rejects, when nothing of any rank is left, with
+ * - OptionError `INVALID_WORLD_SIZE` or `INVALID_TIMEOUT`;
+ * - the error of the rank that failed first: PluginError, CheckpointError, ..., naming the rank;
+ * - RankError `RANK_START_FAILED`, `RANK_EXITED` (a thread ended by itself) or `RANK_TIMEOUT` (it got no further);
+ * - RequestError `CANCELLED` after `signal`.
+ */
+export async function startCoordinator(options: CoordinatorOptions): Promise<Coordinator> {
+  const { ranks, signal, logger = createLogger(), onProgress } = options;
+  const worldSize = checkWorldSize(ranks.worldSize);
+  const timeouts = timeoutsWithDefaults(options.timeouts);
+  if (signal?.aborted) throw cancelled(signal);
+  const shared: SharedMemory = {
+    step: Step.create(ranks.limits),
+    channel: new CoordinatorChannel(worldSize),
+    region: worldSize === 1 ? null : createRegion({ worldSize }),
+  };
+  const interrupt = (): void => interruptRanks(shared);
+  // A thread that waits in native code for another one that is gone already would hold up the exit of the process.
+  process.on("exit", interrupt);
+  const group = new RankGroup({
+    workerUrl: options.workerUrl ?? new URL("../../workers/rank.js", import.meta.url),
+    closeTimeoutMs: timeouts.closeTimeoutMs,
+    logger,
+    interrupt,
+    ended: () => {
+      process.off("exit", interrupt);
+      shared.channel.close();
+    },
+  });
+  const watch = new StartWatch({
+    worldSize,
+    timeoutMs: timeouts.startTimeoutMs,
+    bytesLoaded: (rank) => shared.channel.bytesLoaded(rank),
+    startingRanks: () => group.startingRanks,
+    onProgress: (progress) => onProgress?.(progress),
+    onStalled: (stalled) => group.fail(startTimeout(stalled, timeouts.startTimeoutMs)),
+  });
+  const cancel = (): void => group.fail(cancelled(signal));
+  signal?.addEventListener("abort", cancel, { once: true });
+  try {
+    const reports = await group.start(rankInits(options, shared, timeouts, logger));
+    return new Coordinator(options, shared, group, timeouts, reports);
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+    watch.stop();
+  }
+}
+
+export class Coordinator {
+  readonly worldSize: number;
+  readonly config: ModelConfig;
+  /** The arrays to fill before `execute`, and to read results from after it. */
+  readonly step: Step;
+  /** Tokens a block of KV cache holds, and how many blocks there are. */
+  readonly blockSize: number;
+  readonly blocks: number;
+  /** Longest sequence. */
+  readonly maxModelLength: number;
+  /** How loading went, rank by rank. */
+  readonly reports: readonly RankReport[];
+  readonly #shared: SharedMemory;
+  readonly #group: RankGroup;
+  readonly #timeouts: CoordinatorTimeouts;
+  #closed: Promise<void> | undefined;
+
+  /** Made by `startCoordinator`. */
+  constructor(
+    options: CoordinatorOptions,
+    shared: SharedMemory,
+    group: RankGroup,
+    timeouts: CoordinatorTimeouts,
+    reports: readonly RankReport[],
+  ) {
+    this.worldSize = options.ranks.worldSize;
+    this.config = options.config;
+    this.blockSize = options.ranks.blockSize;
+    this.blocks = options.ranks.blocks;
+    this.maxModelLength = options.ranks.maxModelLength;
+    this.step = shared.step;
+    this.reports = reports;
+    this.#shared = shared;
+    this.#group = group;
+    this.#timeouts = timeouts;
+  }
+
+  /**
+   * Runs the step that has been written; one at a time. Resolves when every rank is done with the arrays. Rejects with
+   * the error of the rank that failed, RankError `RANK_EXITED`, RankError `RANK_TIMEOUT` naming the ranks that did not
+   * finish, or RankError `RANKS_CLOSED` after `close`; once it rejected, it always does.
+   */
+  async execute(): Promise<void> {
+    if (this.#group.failure !== null) throw this.#group.failure;
+    if (this.#closed !== undefined) throw ranksClosed();
+    const { channel } = this.#shared;
+    channel.post(STEP_RUN);
+    const { stepTimeoutMs } = this.#timeouts;
+    const outcome = await channel.waitDone(stepTimeoutMs);
+    if (outcome === "done") return;
+    if (outcome === "timedOut") this.#group.fail(stepTimeout(channel.unfinishedRanks(), stepTimeoutMs));
+    if (this.#closed !== undefined && this.#group.failure === null) throw ranksClosed();
+    throw await this.#group.awaitFailure();
+  }
+
+  /**
+   * Ends all ranks, giving up a step in progress. Resolves when no thread, timer or handle of theirs is left; may be
+   * called again. Throws RankError `RANK_NOT_STOPPED` when a rank could not be ended in time.
+   */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#group.failure === null) {
+      this.#shared.channel.post(STEP_STOP);
+      interruptRanks(this.#shared);
+    }
+    await this.#group.end();
+  }
+}
+
+/** Makes ranks leave their collectives, and the coordinator stop waiting for them. */
+function interruptRanks({ region, channel }: SharedMemory): void {
+  if (region !== null) abortRegion(region);
+  channel.interrupt();
+}
+
+function rankInits(
+  options: CoordinatorOptions,
+  shared: SharedMemory,
+  timeouts: CoordinatorTimeouts,
+  logger: Logger,
+): readonly RankInit[] {
+  const { worldSize } = options.ranks;
+  const spinMs = worldSize < availableParallelism() ? SPIN_MS : 0;
+  return Array.from({ length: worldSize }, (_, rank) => ({
+    rank,
+    options: options.ranks,
+    plugins: options.plugins ?? [],
+    step: shared.step.handle,
+    channel: shared.channel.handle,
+    region: shared.region,
+    collectiveTimeoutMs: timeouts.collectiveTimeoutMs,
+    spinMs,
+    logLevel: logger.level,
+  }));
+}
+
+function nameRanks(ranks: readonly number[]): string {
+  return `${ranks.length === 1 ? "rank" : "ranks"} ${ranks.join(", ")}`;
+}
+
+function startTimeout(ranks: readonly number[], timeoutMs: number): ShardloomError {
+  return rankTimeout(ranks, timeoutMs, `expected all ranks to load but ${nameRanks(ranks)} got no further in`);
+}
+
+function stepTimeout(ranks: readonly number[], timeoutMs: number): ShardloomError {
+  if (ranks.length === 0) return new InternalError("a step timed out that every rank has finished");
+  return rankTimeout(ranks, timeoutMs, `expected every rank to finish the step but ${nameRanks(ranks)} did not within`);
+}
+
+function rankTimeout(ranks: readonly number[], timeoutMs: number, what: string): RankError {
+  const first = ranks[0];
+  return new RankError("RANK_TIMEOUT", `${what} ${timeoutMs} ms`, {
+    ...(first === undefined ? {} : { rank: first }),
+    ranks: ranks.join(","),
+    expected: timeoutMs,
+  });
+}
+
+function ranksClosed(): RankError {
+  return new RankError("RANKS_CLOSED", "expected running ranks but they were closed");
+}
+
+function cancelled(signal: AbortSignal | undefined): RequestError {
+  return new RequestError("CANCELLED", "starting the ranks was cancelled", {}, { cause: signal?.reason });
+}

@@ -1,0 +1,57 @@
+/**
+ * What the coordinator and the thread of a rank say to each other outside of steps. Comlink carries it. Everything here
+ * is plain data; errors travel as values (`Outcome`), because Comlink's own would lose their class, code and fields and
+ * its handlers are global to the process.
+ */
+import type { MessagePort } from "node:worker_threads";
+import type { CollectiveRegion } from "../collectives/region.js";
+import { type TransferableError, toTransferable } from "../core/errors.js";
+import type { RankReport } from "./model-runner.js";
+import type { RankOptions } from "./rank-options.js";
+import type { StepHandle } from "./step.js";
+import type { StepChannelHandle } from "./step-channel.js";
+
+/** `workerData` of a rank's thread. */
+export interface RankWorkerData {
+  /** Where the thread exposes its RankService. */
+  readonly control: MessagePort;
+}
+
+/** Everything one rank is told when it starts. */
+export interface RankInit {
+  readonly rank: number;
+  readonly options: RankOptions;
+  /** File URLs of the plugins to load, in order. */
+  readonly plugins: readonly string[];
+  readonly step: StepHandle;
+  readonly channel: StepChannelHandle;
+  /** The region in which ranks meet; null at world size 1. */
+  readonly region: CollectiveRegion | null;
+  readonly collectiveTimeoutMs: number;
+  /** How long the rank spins for the next step before it sleeps. */
+  readonly spinMs: number;
+  readonly logLevel: string;
+}
+
+/** What came of a call. */
+export type Outcome<Value> =
+  | { readonly ok: true; readonly value: Value }
+  | { readonly ok: false; readonly error: TransferableError };
+
+/** The service a rank's thread exposes. Nothing in it throws. */
+export interface RankService {
+  /** Loads plugins and weights. */
+  load(init: RankInit): Promise<Outcome<RankReport>>;
+  /** Serves steps, blocking the thread, until the channel says stop. After a failure the rank serves no more. */
+  serve(): Promise<Outcome<null>>;
+}
+
+export function success<Value>(value: Value): Outcome<Value> {
+  return { ok: true, value };
+}
+
+/** Packs an error; it names the rank it happened on from then on. */
+export function failure(error: unknown, rank: number): Outcome<never> {
+  const packed = toTransferable(error);
+  return { ok: false, error: { ...packed, details: { rank, ...packed.details } } };
+}
