@@ -1,0 +1,71 @@
+/** Goldens of transformers (test/fixtures/README.md), and how to hold an engine to them. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import type { Engine } from "../../src/engine/engine.js";
+import type { TokenLogprobs } from "../../src/engine/generation.js";
+import type { SamplingOptions } from "../../src/engine/sampling.js";
+
+/** Full logits of one step, as far as the golden keeps them. */
+export interface GoldenStep {
+  /** `[id, logit]`, largest first. */
+  readonly top: readonly (readonly [number, number])[];
+  readonly logsumexp: number;
+}
+
+export interface GoldenPrompt {
+  readonly name?: string;
+  readonly text?: string;
+  readonly messages?: readonly { readonly role: string; readonly content: string }[];
+  readonly promptIds: readonly number[];
+  readonly generatedIds: readonly number[];
+  readonly generatedText?: string;
+  /** Lead of the winner over the second at each generated token. */
+  readonly margins: readonly number[];
+  readonly steps: readonly GoldenStep[];
+}
+
+export interface Golden {
+  readonly prompts: readonly GoldenPrompt[];
+}
+
+export function readGolden(path: string): Golden {
+  return JSON.parse(readFileSync(path, "utf8"));
+}
+
+/** What `collect` gathers of one answer. */
+export interface Answer {
+  readonly tokenIds: number[];
+  readonly logprobs: TokenLogprobs[];
+  text: string;
+}
+
+/** Generates to the end. */
+export async function collect(engine: Engine, promptTokenIds: readonly number[], sampling: SamplingOptions): Promise<Answer> {
+  const answer: Answer = { tokenIds: [], logprobs: [], text: "" };
+  for await (const delta of engine.generate({ promptTokenIds, sampling })) {
+    answer.tokenIds.push(...delta.tokenIds);
+    answer.logprobs.push(...(delta.logprobs ?? []));
+    answer.text += delta.text;
+  }
+  return answer;
+}
+
+/**
+ * Holds an answer to its golden: the same greedy tokens, and log-probabilities of the twenty likeliest tokens of the
+ * first five steps within `tolerance`. Log-probabilities are logits minus their logsumexp, so that a shift common to all
+ * logits, which changes no probability, is not seen; everything else is.
+ */
+export function expectGolden(answer: Answer, golden: GoldenPrompt, tolerance: number, what: string): void {
+  assert.deepEqual(answer.tokenIds, golden.generatedIds, `${what}: greedy tokens`);
+  golden.steps.forEach(({ top, logsumexp }, step) => {
+    const received = new Map(answer.logprobs[step]?.top.map(({ id, logprob }) => [id, logprob]));
+    for (const [id, logit] of top) {
+      const logprob = received.get(id);
+      // The last of twenty may change places with the twenty-first where they are equal within the tolerance.
+      if (logprob === undefined && logit - (top.at(-1)?.[1] ?? 0) < tolerance) continue;
+      assert.ok(logprob !== undefined, `${what}: step ${step}: token ${id} is not among the likeliest`);
+      const difference = Math.abs(logprob - (logit - logsumexp));
+      assert.ok(difference <= tolerance, `${what}: step ${step}: token ${id} is off by ${difference}`);
+    }
+  });
+}

@@ -1,0 +1,31 @@
+/** An engine whose ranks take turns in the test's thread. */
+import { createLogger } from "../../src/core/logger.js";
+import { type CapacityOptions, planCapacity } from "../../src/engine/capacity.js";
+import { createEngine, type Engine } from "../../src/engine/engine.js";
+import type { Kernels } from "../../src/kernels/kernels.js";
+import { createKernels } from "../../src/kernels/select.js";
+import { createRegistries } from "../../src/loading/plugins.js";
+import { selectFamily } from "../../src/models/registry.js";
+import { TurnsExecutor } from "../../src/testing/turns-executor.js";
+
+export interface InTurnsOptions extends CapacityOptions {
+  readonly worldSize: number;
+  readonly kernels?: Kernels;
+  readonly kvCacheDtype?: "f32" | "bf16" | "f16";
+}
+
+export async function engineInTurns(path: string, options: InTurnsOptions): Promise<Engine> {
+  const { worldSize, kvCacheDtype = "f32" } = options;
+  const registries = createRegistries();
+  const loader = registries.modelLoaders.select(path);
+  const description = await loader.describe(path);
+  const config = selectFamily(description.config).parseConfig(description.config);
+  const capacity = planCapacity(config, options, worldSize, kvCacheDtype);
+  const kernels = options.kernels ?? createKernels((message) => console.warn(message));
+  const executor = await TurnsExecutor.create(
+    { path, loadFormat: loader.format, description, worldSize, dtype: config.dtype, kvCacheDtype, ...capacity },
+    registries,
+    kernels,
+  );
+  return createEngine({ executor, description, logger: createLogger("error") });
+}
