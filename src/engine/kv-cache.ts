@@ -74,10 +74,10 @@ export class BlockPool {
   /** Adds to `table` the blocks it lacks to hold `tokens` tokens. There must be as many free. */
   grow(table: BlockTable, tokens: number): void {
     const count = this.missing(table, tokens);
-    invariant(count <= this.#freeCount, `${count} blocks were taken while ${this.#freeCount} are free`);
+    invariant(count <= this.#freeCount, "more blocks were taken than are free");
     for (let i = 0; i < count; i++) {
       const block = this.#free[--this.#freeCount] ?? -1;
-      invariant(this.#held[block] === 0, `block ${block} was free and held at once`);
+      invariant(this.#held[block] === 0, "a block was free and held at once");
       this.#held[block] = 1;
       table.append(block);
     }
@@ -87,7 +87,7 @@ export class BlockPool {
   release(table: BlockTable): void {
     while (table.length > 0) {
       const block = table.removeLast();
-      invariant(this.#held[block] === 1, `block ${block} was released by a table that does not hold it`);
+      invariant(this.#held[block] === 1, "a block was released that nobody holds");
       this.#held[block] = 0;
       this.#free[this.#freeCount++] = block;
     }
