@@ -15,7 +15,7 @@ import type { RankOptions } from "../rank/rank-options.js";
 import type { RankInit } from "../rank/rank-service.js";
 import { Step } from "../rank/step.js";
 import { CoordinatorChannel, STEP_RUN, STEP_STOP } from "../rank/step-channel.js";
-import { RankGroup } from "./rank-group.js";
+import { RankGroup, ranksClosed } from "./rank-group.js";
 import { type RankProgress, StartWatch } from "./start-watch.js";
 import { type CoordinatorTimeouts, timeoutsWithDefaults } from "./timeouts.js";
 
@@ -150,7 +150,7 @@ export class Coordinator {
     if (outcome === "done") return;
     if (outcome === "timedOut") this.#group.fail(stepTimeout(channel.unfinishedRanks(), stepTimeoutMs));
     if (this.#closed !== undefined && this.#group.failure === null) throw ranksClosed();
-    throw await this.#group.awaitFailure();
+    throw await this.#group.awaitFailure(channel.failedRank);
   }
 
   /**
@@ -218,10 +218,6 @@ function rankTimeout(ranks: readonly number[], timeoutMs: number, what: string):
     ranks: ranks.join(","),
     expected: timeoutMs,
   });
-}
-
-function ranksClosed(): RankError {
-  return new RankError("RANKS_CLOSED", "expected running ranks but they were closed");
 }
 
 function cancelled(signal: AbortSignal | undefined): RequestError {

@@ -78,18 +78,20 @@ export class RankGroup {
   /** Ends all ranks because of an error that the group could not know of. The first one stands. */
   fail(error: ShardloomError): void {
     if (this.#failure !== null || this.#end !== undefined) return;
-    clearTimeout(this.#explanation);
     this.#failure = error;
     this.#options.interrupt();
     void this.#endLogged();
     this.#conditions.changed();
   }
 
-  /** The error of a failure that is known to have happened, as soon as it is known which one; a rank may yet report it. */
-  async awaitFailure(): Promise<ShardloomError> {
-    const known = await this.#conditions.until(() => this.#failure !== null, 2 * EXPLANATION_MS);
-    if (!known) this.fail(new RankError("RANK_FAILED", "a rank gave up a step and did not say why"));
-    return this.#failure ?? new RankError("RANKS_CLOSED", "the ranks were closed");
+  /**
+   * The error of a failure that a rank has signalled, as soon as it is known which one; `suspect` is blamed when no
+   * error arrives.
+   */
+  async awaitFailure(suspect: number | null): Promise<ShardloomError> {
+    const settled = (): boolean => this.#failure !== null || this.#end !== undefined;
+    if (!(await this.#conditions.until(settled, 2 * EXPLANATION_MS))) this.fail(unexplained(suspect));
+    return this.#failure ?? ranksClosed();
   }
 
   /**
@@ -98,12 +100,16 @@ export class RankGroup {
    * after the deadline.
    */
   end(): Promise<void> {
-    this.#end ??= this.#endThreads();
+    if (this.#end === undefined) {
+      this.#end = this.#endThreads();
+      this.#conditions.changed();
+    }
     return this.#end;
   }
 
   async #endThreads(): Promise<void> {
     const { closeTimeoutMs } = this.#options;
+    clearTimeout(this.#explanation);
     for (const thread of this.#threads) thread.holdProcess(true);
     // After a failure nobody is asked politely: a rank may hang, and the others have nothing left to finish.
     const patienceMs = this.#failure === null ? closeTimeoutMs : 0;
@@ -180,6 +186,20 @@ const isTimeout = (error: ShardloomError): boolean => error.code === "COLLECTIVE
 
 function isConsequence(error: ShardloomError): boolean {
   return error instanceof CollectiveError && (error.code === "COLLECTIVE_ABORTED" || isTimeout(error));
+}
+
+/** What a call finds after `end`. */
+export function ranksClosed(): RankError {
+  return new RankError("RANKS_CLOSED", "expected running ranks but they were closed");
+}
+
+function unexplained(suspect: number | null): RankError {
+  const who = suspect === null ? "a rank" : `rank ${suspect}`;
+  return new RankError(
+    "RANK_FAILED",
+    `expected every rank to finish the step but ${who} gave it up without saying why`,
+    suspect === null ? {} : { rank: suspect },
+  );
 }
 
 function startFailure(error: unknown): RankError {

@@ -13,11 +13,11 @@ interface Ending {
   readonly stderr: string;
 }
 
-function run(ending: string): Promise<Ending> {
+function run(ending: string, ...nodeOptions: readonly string[]): Promise<Ending> {
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      [script, ending],
+      [...nodeOptions, script, ending],
       { timeout: KILL_AFTER_MS, killSignal: "SIGKILL" },
       (_error, stdout, stderr) => resolve({ exitCode: child.exitCode, stdout, stderr }),
     );
@@ -53,6 +53,12 @@ describe("a process with ranks", () => {
   it("ends by itself after a rank crashed while loading", async () => {
     const { exitCode, stdout } = await run("crash-on-load");
     assert.equal(stdout, "RANK_EXITED\n");
+    assert.equal(exitCode, 0);
+  });
+
+  it("survives a rank that runs out of memory, and says so", async () => {
+    const { exitCode, stdout } = await run("exhaust-in-step", "--max-old-space-size=48");
+    assert.match(stdout, /^RANK_EXITED .*rank 1.*out of memory/);
     assert.equal(exitCode, 0);
   });
 

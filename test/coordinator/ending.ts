@@ -7,6 +7,7 @@ const print = (text: string): void => {
 };
 
 const codeOf = (error: unknown): string => (error instanceof Error && "code" in error ? String(error.code) : "none");
+const describe = (error: unknown): string => `${codeOf(error)} ${error instanceof Error ? error.message : ""}`;
 
 const endings: Readonly<Record<string, () => Promise<void>>> = {
   async close() {
@@ -24,6 +25,10 @@ const endings: Readonly<Record<string, () => Promise<void>>> = {
   },
   async "crash-on-load"() {
     print(await startFakeRanks({ faults: [{ rank: 1, at: "load", what: "exit" }] }).then(() => "no error", codeOf));
+  },
+  async "exhaust-in-step"() {
+    const coordinator = await startFakeRanks({ faults: [{ rank: 1, at: 1, what: "exhaust" }] });
+    print(await runFakeStep(coordinator, 1).then(() => "no error", describe));
   },
   async "hang-on-load"() {
     const options = { faults: [{ rank: 1, at: "load", what: "hang" }], timeouts: { startTimeoutMs: 1000 } } as const;

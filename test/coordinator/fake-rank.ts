@@ -35,6 +35,8 @@ function fail(what: Fault["what"], rank: number): Promise<never> {
           throw new RangeError("nobody catches this");
         });
       });
+    case "exhaust":
+      for (const hoard: number[][] = []; ; ) hoard.push(new Array<number>(100_000).fill(hoard.length + 0.5));
     case "hang":
       for (;;) Math.random();
     case "stuck":

@@ -8,6 +8,7 @@ export interface Fault {
     | "throw-plain" // an Error that is none of ours
     | "exit" // process.exit(7)
     | "uncaught" // an exception that nobody catches
+    | "exhaust" // more memory than the thread may have
     | "hang" // an endless loop
     | "stuck"; // native code that returns much later
 }

@@ -1,0 +1,123 @@
+import assert from "node:assert/strict";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { CheckpointError, PluginError, RankError } from "../../src/core/errors.js";
+import { decodeGreedily, startModelRanks } from "./model-ranks.js";
+import { type ThreadCount, watchThreads } from "./threads.js";
+
+const fixtures = fileURLToPath(new URL("../../../test/fixtures/tiny/", import.meta.url));
+const llama = join(fixtures, "llama", "bf16");
+
+interface Golden {
+  readonly prompts: readonly { readonly promptIds: readonly number[]; readonly generatedIds: readonly number[] }[];
+}
+
+function goldenOf(model: string): Golden {
+  return JSON.parse(readFileSync(join(fixtures, `${model}.golden.json`), "utf8"));
+}
+
+/** Runs a test with an environment variable set; threads inherit it. */
+async function withEnvironment(name: string, value: string, run: () => Promise<void>): Promise<void> {
+  const before = process.env[name];
+  process.env[name] = value;
+  try {
+    await run();
+  } finally {
+    if (before === undefined) delete process.env[name];
+    else process.env[name] = before;
+  }
+}
+
+describe("ranks with a model", () => {
+  let folder: string;
+  let threads: ThreadCount;
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "shardloom-ranks-"));
+    threads = watchThreads();
+  });
+
+  afterEach(() => {
+    threads.stop();
+    rmSync(folder, { recursive: true, force: true });
+    assert.equal(threads.alive, 0, "threads are left behind");
+  });
+
+  async function expectGolden(model: string, worldSize: number): Promise<void> {
+    const coordinator = await startModelRanks(join(fixtures, model), worldSize);
+    try {
+      for (const { promptIds, generatedIds } of goldenOf(model).prompts) {
+        const answer = await decodeGreedily(coordinator, promptIds, generatedIds.length);
+        assert.deepEqual(answer, generatedIds, `prompt of ${promptIds.length} tokens`);
+      }
+    } finally {
+      await coordinator.close();
+    }
+  }
+
+  for (const { model, worldSize } of [
+    { model: "llama/bf16", worldSize: 1 },
+    { model: "llama/bf16", worldSize: 2 },
+    { model: "llama/bf16", worldSize: 4 },
+    { model: "llama-uneven/bf16", worldSize: 2 },
+    { model: "llama-uneven/bf16", worldSize: 3 },
+  ]) {
+    it(`answer the tokens that transformers computes: ${model} on ${worldSize} thread(s)`, () =>
+      expectGolden(model, worldSize));
+  }
+
+  it("answer the same on the reference kernels, meeting in TypeScript", () =>
+    withEnvironment("SHARDLOOM_KERNELS", "reference", () => expectGolden("llama-uneven/bf16", 2)));
+
+  it("report what each of them read, and read a weight that is split only once", async () => {
+    const coordinator = await startModelRanks(llama, 2);
+    await coordinator.close();
+    const [first, second] = coordinator.reports;
+    assert.ok(first !== undefined && second !== undefined);
+    assert.deepEqual([first.rank, second.rank], [0, 1]);
+    const alone = await startModelRanks(llama, 1);
+    await alone.close();
+    const total = alone.reports[0]?.bytesRead ?? 0;
+    assert.ok(first.bytesRead > total / 2 && first.bytesRead < (3 * total) / 4, `${first.bytesRead} of ${total}`);
+  });
+
+  it("fail with the error of the checkpoint, naming rank and file", async () => {
+    copyFileSync(join(llama, "config.json"), join(folder, "config.json"));
+    const file = join(folder, "model.safetensors");
+    copyFileSync(join(llama, "model.safetensors"), file);
+    truncateSync(file, 100_000);
+    await assert.rejects(startModelRanks(folder, 2), (error) => {
+      assert.ok(error instanceof CheckpointError, String(error));
+      assert.equal(error.details.file, file);
+      assert.equal(typeof error.details.rank, "number");
+      return true;
+    });
+  });
+
+  it("fail with the error of a plugin that one of them cannot load", async () => {
+    const plugin = join(folder, "plugin.mjs");
+    writeFileSync(
+      plugin,
+      `export const plugin = { name: "broken", apiVersion: 1, register() { throw new Error("no disk"); } };`,
+    );
+    await assert.rejects(startModelRanks(llama, 2, { plugins: [pathToFileURL(plugin).href] }), (error) => {
+      assert.ok(error instanceof PluginError, String(error));
+      assert.equal(error.code, "PLUGIN_FAILED");
+      assert.match(error.message, /no disk/);
+      return true;
+    });
+  });
+
+  it("fail with a typed error when a plugin exits", async () => {
+    const plugin = join(folder, "plugin.mjs");
+    writeFileSync(plugin, "process.exit(3);");
+    await assert.rejects(startModelRanks(llama, 2, { plugins: [pathToFileURL(plugin).href] }), (error) => {
+      assert.ok(error instanceof RankError, String(error));
+      assert.equal(error.code, "RANK_EXITED");
+      assert.equal(error.details["exitCode"], 3);
+      return true;
+    });
+  });
+});
