@@ -79,14 +79,15 @@ function bytesOfPiece(text: string): Uint8Array {
   return bytes;
 }
 
-/** Tokens kept as context of the next ones once they are decoded, and the cuts tried. */
+/** Tokens that stay in the window as context of the next ones: more than a character has bytes. */
 const CONTEXT_TOKENS = 8;
 
 /**
  * Any other vocabulary, whose decoder is a black box: a window of the last tokens is decoded again with each new one.
  *
- * Decoders treat the beginning of a text differently (a leading space is dropped) and merge bytes into characters, so
- * the window may only be cut where the text of both sides is the text of the whole; that is tried, not assumed.
+ * What a decoder makes of a token depends on whether it comes first (a leading space is dropped) and, where tokens are
+ * bytes, on those of the same character. Both reach no further than the context, so tokens before it can be forgotten:
+ * the text of the window may then begin differently, but it goes on in the same way.
  */
 export class WindowDetokenizer implements Detokenizer {
   readonly #lookup: PieceLookup;
@@ -94,8 +95,6 @@ export class WindowDetokenizer implements Detokenizer {
   #window: number[] = [];
   /** UTF-16 units of the window's text that have been returned. */
   #shown = 0;
-  /** Length of the window at which the next cut is tried. */
-  #cutAt = 2 * CONTEXT_TOKENS;
 
   /** `decode` gives the text of a run of tokens, none of which `lookup` leaves out. */
   constructor(lookup: PieceLookup, decode: (ids: number[]) => string) {
@@ -111,7 +110,7 @@ export class WindowDetokenizer implements Detokenizer {
     const certain = text.endsWith(REPLACEMENT) ? text.length - REPLACEMENT.length : text.length;
     const piece = text.slice(this.#shown, certain);
     this.#shown = Math.max(this.#shown, certain);
-    if (this.#window.length >= this.#cutAt) this.#cut(text);
+    if (this.#window.length % CONTEXT_TOKENS === 0) this.#forget(text.length - this.#shown);
     return piece;
   }
 
@@ -122,20 +121,13 @@ export class WindowDetokenizer implements Detokenizer {
     return rest;
   }
 
-  /** Drops tokens from the front of the window where `text`, the text of all of it, shows that this changes nothing. */
-  #cut(text: string): void {
-    for (let kept = CONTEXT_TOKENS; kept > 0; kept--) {
-      const cut = this.#window.length - kept;
-      const tail = this.#decode(this.#window.slice(cut));
-      const head = this.#decode(this.#window.slice(0, cut));
-      // A space between the two is one that the decoder drops at the beginning or the end of a text.
-      if (tail.length === 0 || (head + tail !== text && `${head} ${tail}` !== text)) continue;
-      this.#window = this.#window.slice(cut);
-      this.#shown -= text.length - tail.length;
-      this.#cutAt = 2 * CONTEXT_TOKENS;
-      return;
-    }
-    // No clean cut in sight; look again when there are as many new tokens.
-    this.#cutAt = this.#window.length + CONTEXT_TOKENS;
+  /** Drops the tokens before the context; `held` is how much of the window's text is held back. */
+  #forget(held: number): void {
+    const context = this.#window.slice(-CONTEXT_TOKENS);
+    const text = this.#decode(context);
+    // Tokens without any text do not tell where the text goes on.
+    if (text.length <= held) return;
+    this.#window = context;
+    this.#shown = text.length - held;
   }
 }

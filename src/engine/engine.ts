@@ -271,7 +271,7 @@ export class Engine {
   /** Never rejects: whatever goes wrong is told to every request. */
   async #loop(): Promise<void> {
     try {
-      while (this.#ended === null && this.#scheduler.hasWork) {
+      while (this.#scheduler.hasWork) {
         await this.#runStep();
         // Timers, signals and sockets get their turn whatever the executor does.
         await eventLoopTurn();

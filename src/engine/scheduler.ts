@@ -78,11 +78,10 @@ export class Scheduler {
   schedule(): StepPlan {
     const plan = this.#plan;
     invariant(plan.sequences.length === 0, "a step was planned while another one is in flight");
-    const preemptions = this.#preemptions;
     this.#planDecodes();
     this.#planPrefills();
-    // What was just preempted must not come back in the same step, in the place of those it made room for.
-    if (this.#preemptions === preemptions) this.#admit();
+    // What was just preempted cannot come back in the same step: some of the blocks it needs were taken.
+    this.#admit();
     invariant(plan.tokens > 0 || !this.hasWork, "a step was planned that computes nothing");
     return plan;
   }

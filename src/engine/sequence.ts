@@ -72,9 +72,9 @@ export class Sequence {
     return this.goal - this.computed;
   }
 
-  /** Whether the sequence goes on token by token: everything but the token sampled last is computed. */
+  /** Whether a running sequence goes on token by token: everything but its last token is computed. */
   get decoding(): boolean {
-    return this.task.kind === "generate" && this.computed > 0 && this.pending === 1;
+    return this.task.kind === "generate" && this.pending === 1;
   }
 
   tokenAt(position: number): number {

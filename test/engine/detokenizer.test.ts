@@ -129,6 +129,20 @@ describe("streaming detokenization", () => {
     assert.deepEqual(stream(tokenizerOf(fixture), ids.slice(2), ids.slice(0, 2)), ["\u4f60", ""]);
   });
 
+  it("does not forget what came before a long run of tokens without text", () => {
+    const words = ["", " hello"];
+    const detokenizer = new WindowDetokenizer(
+      () => ({ text: "", verbatim: false }),
+      (ids) =>
+        ids
+          .map((id) => words[id] ?? "")
+          .join("")
+          .replace(/^ /, ""),
+    );
+    const ids = [1, ...Array.from({ length: 20 }, () => 0), 1];
+    assert.equal(ids.map((id) => detokenizer.push(id)).join(""), "hello hello");
+  });
+
   const awkward: Readonly<Record<string, (fixture: TokenizerFixture) => number[]>> = {
     "ordinary words": ({ id }) => [id("\u2581hello"), id("ing"), id("\u2581the")],
     "bytes that never make a character": ({ id }) => [id("<0xFF>")],

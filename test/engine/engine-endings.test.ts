@@ -75,6 +75,14 @@ describe("giving up a request", () => {
     assertIdle(engine);
   });
 
+  it("is possible from an event of the process, however fast steps are", async () => {
+    const { engine } = engineFixture();
+    const controller = new AbortController();
+    setImmediate(() => controller.abort());
+    const answer = await answerTo(engine, request(1, 60), { signal: controller.signal });
+    assert.equal(answer.finishReason, "abort");
+  });
+
   it("before it begins runs nothing", async () => {
     const { engine, executor } = engineFixture();
     const answer = await answerTo(engine, request(1), { signal: AbortSignal.abort() });

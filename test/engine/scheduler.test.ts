@@ -106,6 +106,15 @@ describe("the scheduler", () => {
     assert.equal(scheduler.waiting, 2);
   });
 
+  it("keeps a block for each running sequence, so that it does not admit what it would preempt at once", () => {
+    const { scheduler } = setUp({}, 4, 2);
+    scheduler.add(generating(0, 4));
+    scheduler.add(generating(1, 4));
+    assert.deepEqual(run(scheduler), [[0, 4, 1]]);
+    assert.deepEqual(run(scheduler), [[0, 1, 1]]);
+    assert.equal(scheduler.preemptions, 0);
+  });
+
   it("preempts the youngest sequence when blocks run out, and computes all its tokens anew later", () => {
     const { scheduler, pool } = setUp({}, 4, 2);
     const old = generating(0, 3);
@@ -231,6 +240,7 @@ describe("the scheduler", () => {
       const plan = scheduler.schedule();
       assert.equal(plan.tokens > 0, hadWork, "a step makes progress");
       checkPlan(plan, limits, pool, cached);
+      checkOrder(queue.flatMap(({ sequence }) => sequence ?? []));
       for (const sequence of plan.sequences) {
         if (!cached.has(sequence)) {
           assert.ok(sequence.id > lastAdmitted, "first come, first served");
@@ -271,6 +281,11 @@ describe("the scheduler", () => {
       outputs += sequence.stepOutputs;
     }
     assert.equal(outputs, plan.outputs);
+  }
+
+  function checkOrder(sequences: readonly Sequence[]): void {
+    const ids = (status: string): number[] => sequences.filter((s) => s.status === status).map(({ id }) => id);
+    assert.ok(Math.max(-1, ...ids("running")) < Math.min(Infinity, ...ids("waiting")), "nobody is overtaken");
   }
 
   function advance(scheduler: Scheduler, sequence: Sequence, outputs: number): void {

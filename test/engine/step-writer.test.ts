@@ -12,6 +12,8 @@ const BLOCK_SIZE = 4;
 describe("the step writer", () => {
   it("writes decodes, chunks of prompts and texts to score as the arrays of a step describe them", () => {
     const step = Step.create(LIMITS);
+    // As a step before it may have left them.
+    for (const array of Object.values(step.views)) array.fill(77);
     const pool = new BlockPool(8, BLOCK_SIZE);
     const scheduler = new Scheduler(LIMITS, pool);
     const sampling = resolveSampling(
@@ -44,6 +46,7 @@ describe("the step writer", () => {
     assert.deepEqual([...views.targetIds.subarray(1, 4)], [21, 22, 23]);
     assert.deepEqual([...views.logprobCounts.subarray(0, 4)], [2, 0, 0, 0]);
     assert.deepEqual([views.temperatures[0], views.topK[0], views.topP[0], views.minP[0]], [0.5, 3, 0.75, 0.25]);
+    for (const array of [views.temperatures, views.topK, views.minP]) assert.equal(array[1], 0, "nothing is drawn");
     assert.deepEqual([...views.seeds.subarray(0, 2)], [-1, 1], "the seed's bits, and the index of the token drawn");
   });
 });
