@@ -5,6 +5,7 @@ import type { CoordinatorTimeouts } from "./coordinator/timeouts.js";
 import type { FloatDType } from "./core/dtype.js";
 import { isDType, isFloat } from "./core/dtype.js";
 import { describeValue, OptionError } from "./core/errors.js";
+import type { JsonObject } from "./core/json.js";
 import { createLogger } from "./core/logger.js";
 import { checkWorldSize } from "./core/rank.js";
 import { type CapacityOptions, planCapacity } from "./engine/capacity.js";
@@ -12,6 +13,7 @@ import { createEngine, type Engine } from "./engine/engine.js";
 import { createKernels } from "./kernels/select.js";
 import { loadPlugins, resolvePlugin } from "./loading/plugins.js";
 import { selectFamily } from "./models/registry.js";
+import type { QuantizationChoice } from "./quantization/registry.js";
 
 export type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
 export {
@@ -56,6 +58,13 @@ export interface LaunchOptions extends CapacityOptions {
   readonly plugins?: readonly string[] | undefined;
   /** Name of a model loader; by default whichever recognizes the model. */
   readonly loadFormat?: string | undefined;
+  /**
+   * Quantization method. A checkpoint that is quantized says so itself; one that is not is quantized while it is loaded,
+   * by the plugin that serves the method.
+   */
+  readonly quantization?: string | undefined;
+  /** What the method's plugin takes beside its name. */
+  readonly quantizationOptions?: JsonObject | undefined;
   /** dtype of unquantized weights; "auto" takes config.json's. */
   readonly dtype?: "auto" | FloatDType | undefined;
   /** dtype of the KV cache. Default f32: exact. */
@@ -87,13 +96,14 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const loader = registries.modelLoaders.select(path, options.loadFormat);
   const description = await loader.describe(path);
   const config = selectFamily(description.config).parseConfig(description.config);
+  const quantization = registries.quantization.select(description.config, choiceOf(options));
   const capacity = planCapacity(config, options, worldSize, kvCacheDtype);
   const dtype =
     options.dtype === undefined || options.dtype === "auto" ? config.dtype : checkDtype("dtype", options.dtype);
   // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
   createKernels((message) => logger.warn(message));
   const executor = await startCoordinator({
-    ranks: { path, loadFormat: loader.format, description, worldSize, dtype, kvCacheDtype, ...capacity },
+    ranks: { path, loadFormat: loader.format, description, worldSize, quantization, dtype, kvCacheDtype, ...capacity },
     config,
     plugins,
     logger,
@@ -114,6 +124,10 @@ function pluginUrls(named: readonly string[]): readonly string[] {
   const inEnvironment = (process.env["SHARDLOOM_PLUGINS"] ?? "").split(",").map((name) => name.trim());
   const specifiers = [...named, ...inEnvironment.filter((name) => name !== "")];
   return [...new Set(specifiers.map((specifier) => resolvePlugin(specifier)))];
+}
+
+function choiceOf({ quantization, quantizationOptions = {} }: LaunchOptions): QuantizationChoice | null {
+  return quantization === undefined ? null : { method: quantization, options: quantizationOptions };
 }
 
 function checkDtype(option: string, value: unknown): FloatDType {

@@ -27,11 +27,13 @@ export {
 export { isJsonObject, type JsonObject, type JsonValue, parseJsonObject, readJsonObject } from "./core/json.js";
 export type { Operand } from "./core/operand.js";
 export { bytesOf, elementCount, type Tensor } from "./core/tensor.js";
-export type { Kernels, LinearWeight } from "./kernels/kernels.js";
+export { dequantize, MIN_BLOCK_SIZE } from "./kernels/execution-format.js";
+export type { Code4Weight, DenseWeight, Int8Weight, Kernels, LinearWeight } from "./kernels/kernels.js";
 export type { ModelDescription, ModelLoader } from "./loading/model-loader.js";
 export { PLUGIN_API_VERSION, type Plugin, type PluginContext } from "./loading/plugins.js";
 export { type Range, rangeSize } from "./parallel/partition.js";
 export type {
+  ExecutionWeight,
   Extent,
   LinearLayer,
   LinearMethod,
@@ -41,6 +43,7 @@ export type {
   ParameterSpec,
   QuantizationConfig,
   QuantizationConfigFactory,
+  QuantizationRequest,
   ShardId,
   ShardIndexer,
   ShardIndexQuery,

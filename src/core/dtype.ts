@@ -78,6 +78,19 @@ export function f32ToF16(value: number): number {
   return sign | ((rounded - 0x38000000) >>> 13);
 }
 
+const PATTERNS = 1 << 16;
+
+/** f32 values of all 65,536 bit patterns of a 16-bit dtype. bfloat16 is the upper half of binary32. */
+const widened = {
+  bf16: new Float32Array(Uint32Array.from({ length: PATTERNS }, (_, bits) => bits << 16).buffer),
+  f16: Float32Array.from({ length: PATTERNS }, (_, bits) => f16ToF32(bits)),
+};
+
+/** Table of the f32 values of all bit patterns of a 16-bit dtype: the fastest way to widen many of them. */
+export function widenTable(dtype: "bf16" | "f16"): Float32Array {
+  return widened[dtype];
+}
+
 function bytesToU16(bytes: Uint8Array): Uint16Array {
   return new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 1);
 }
@@ -92,7 +105,8 @@ function reader(source: Uint8Array, dtype: FloatDType): (index: number) => numbe
     return (i) => view[i] ?? Number.NaN;
   }
   const view = bytesToU16(source);
-  return dtype === "bf16" ? (i) => bf16ToF32(view[i] ?? 0) : (i) => f16ToF32(view[i] ?? 0);
+  const table = widenTable(dtype);
+  return (i) => table[view[i] ?? 0] ?? 0;
 }
 
 /**

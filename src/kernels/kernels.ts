@@ -9,8 +9,47 @@
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
 
-/** A weight matrix `[outputs, inputs]` in one of the execution formats. */
-export type LinearWeight = { readonly format: "dense"; readonly matrix: Operand };
+/**
+ * A weight matrix `[outputs, inputs]` in one of the execution formats. All arithmetic below is in f32 with one rounding
+ * an operation: these are the values a weight *has*, and kernels of the exact level multiply with.
+ */
+export type LinearWeight = DenseWeight | Code4Weight | Int8Weight;
+
+/** f32, bf16 or f16 `[outputs, inputs]`. */
+export interface DenseWeight {
+  readonly format: "dense";
+  readonly matrix: Operand;
+}
+
+/** 4-bit codes: element c of a row is `codebook[code] * scales[c / blockSize] + minimums[c / blockSize]`. */
+export interface Code4Weight {
+  readonly format: "code4";
+  /** u8 `[outputs, inputs / 2]`: input 2i in the high half of byte i, input 2i + 1 in the low half. */
+  readonly codes: Operand;
+  /** f32 `[16]` */
+  readonly codebook: Operand;
+  /** f32 `[outputs, inputs / blockSize]` */
+  readonly scales: Operand;
+  /** f32 `[outputs, inputs / blockSize]`; null for none. */
+  readonly minimums: Operand | null;
+  /** Inputs a scale holds for: a multiple of 16 that divides the inputs. */
+  readonly blockSize: number;
+}
+
+/** 8-bit codes: element c of a row is `(code * scales[c / blockSize]) * multiplier + minimums[c / blockSize]`. */
+export interface Int8Weight {
+  readonly format: "int8";
+  /** i8 `[outputs, inputs]` */
+  readonly codes: Operand;
+  /** f32 `[outputs, inputs / blockSize]` */
+  readonly scales: Operand;
+  /** f32 `[outputs, inputs / blockSize]`; null for none. */
+  readonly minimums: Operand | null;
+  /** Inputs a scale holds for: all, or a multiple of 16 that divides them. */
+  readonly blockSize: number;
+  /** A constant of the format, 1 for most; bitsandbytes' 1/127. */
+  readonly multiplier: number;
+}
 
 /** Which heads an attention call works on; fixed for a layer. */
 export interface AttentionShape {
@@ -59,8 +98,8 @@ export interface Kernels {
   /** Forgets an operand. Using it afterwards throws. */
   release(operand: Operand): void;
 
-  /** `out[m] = table[ids[m] - firstId]`, or zeros where `ids[m]` is outside `[firstId, firstId + idCount)`. table: f32, bf16 or f16 `[>= idCount, width]`. */
-  embedding(out: Operand, ids: Operand, table: Operand, rows: number, firstId: number, idCount: number): void;
+  /** `out[m]` = row `ids[m] - firstId` of table, or zeros where it has no such row. */
+  embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void;
 
   /** `out[i] = source[indices[first + i]]` for i in `[0, rows)`. */
   gatherRows(out: Operand, source: Operand, indices: Operand, first: number, rows: number): void;
@@ -71,8 +110,32 @@ export interface Kernels {
   /** `residual[m] += x[m]`, then out is the rmsNorm of residual. out may be x. */
   addRmsNorm(out: Operand, residual: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void;
 
-  /** `out[m][n] = sum_k x[m][k] * weight[n][k] + bias[n]`. bias: f32 `[outputs]` or null. */
-  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number): void;
+  /**
+   * RMSNorm of heads, in place (Qwen3's query and key norms): each of `heads` groups of `headSize` columns of x from
+   * `firstColumn` on is normalized by itself. weight: f32 `[headSize]`.
+   */
+  headNorm(
+    x: Operand,
+    weight: Operand,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+    epsilon: number,
+  ): void;
+
+  /**
+   * `out[m][firstColumn + n] = sum_k x[m][k] * weight[n][k] + bias[firstColumn + n]`. bias: f32, as long as a row of out,
+   * or null.
+   */
+  linear(
+    out: Operand,
+    x: Operand,
+    weight: LinearWeight,
+    bias: Operand | null,
+    rows: number,
+    firstColumn?: number,
+  ): void;
 
   /**
    * Rotates, in place, `heads` heads of `headSize` columns of x from `firstColumn` on. Column i of a head is paired

@@ -54,8 +54,9 @@ class NativeKernels implements Kernels {
     this.#addon.release(operand.handle);
   }
 
-  embedding(out: Operand, ids: Operand, table: Operand, rows: number, firstId: number, idCount: number): void {
-    this.#addon.embedding(out.handle, ids.handle, table.handle, rows, firstId, idCount);
+  embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
+    const { handle, rows: idCount } = denseMatrix(table);
+    this.#addon.embedding(out.handle, ids.handle, handle, rows, firstId, idCount);
   }
 
   gatherRows(out: Operand, source: Operand, indices: Operand, first: number, rows: number): void {
@@ -70,8 +71,13 @@ class NativeKernels implements Kernels {
     this.#addon.addRmsNorm(out.handle, residual.handle, x.handle, weight.handle, rows, epsilon);
   }
 
-  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number): void {
-    this.#addon.linear(out.handle, x.handle, weight.matrix.handle, bias === null ? NONE : bias.handle, rows);
+  headNorm(): void {
+    throw new InternalError("the native kernels have no headNorm yet");
+  }
+
+  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number, firstColumn = 0): void {
+    if (firstColumn !== 0) throw new InternalError("the native kernels take no first column yet");
+    this.#addon.linear(out.handle, x.handle, denseMatrix(weight).handle, bias === null ? NONE : bias.handle, rows);
   }
 
   rope(
@@ -136,4 +142,9 @@ class NativeKernels implements Kernels {
   argmax(values: Operand, ids: Operand, logits: Operand, rows: number, columns: number, firstId: number): void {
     this.#addon.argmax(values.handle, ids.handle, logits.handle, rows, columns, firstId);
   }
+}
+
+function denseMatrix(weight: LinearWeight): Operand {
+  if (weight.format === "dense") return weight.matrix;
+  throw new InternalError(`the native kernels have no ${weight.format} weights yet`);
 }

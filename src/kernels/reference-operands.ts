@@ -1,5 +1,5 @@
 /** What the reference kernels bind: typed arrays over the memory of tensors, looked up by handle. */
-import { f16ToF32, f32ToBf16, f32ToF16 } from "../core/dtype.js";
+import { f32ToBf16, f32ToF16, widenTable } from "../core/dtype.js";
 import { InternalError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import { bytesOf, f32Of, i32Of, type Tensor, u16Of } from "../core/tensor.js";
@@ -52,12 +52,6 @@ class HalfView implements FloatView {
   }
 }
 
-const PATTERNS = 1 << 16;
-
-/** bfloat16 is the upper half of binary32. */
-const bf16Values = new Float32Array(Uint32Array.from({ length: PATTERNS }, (_, bits) => bits << 16).buffer);
-const f16Values = Float32Array.from({ length: PATTERNS }, (_, bits) => f16ToF32(bits));
-
 interface Bound {
   readonly bytes: Uint8Array;
   /** Of an i32 tensor. */
@@ -76,9 +70,9 @@ function viewsOf(tensor: Tensor): Bound {
     case "f32":
       return { bytes, floats: f32Of(tensor), view: new F32View(f32Of(tensor)) };
     case "bf16":
-      return { bytes, view: new HalfView(u16Of(tensor), bf16Values, f32ToBf16) };
+      return { bytes, view: new HalfView(u16Of(tensor), widenTable("bf16"), f32ToBf16) };
     case "f16":
-      return { bytes, view: new HalfView(u16Of(tensor), f16Values, f32ToF16) };
+      return { bytes, view: new HalfView(u16Of(tensor), widenTable("f16"), f32ToF16) };
     default:
       return { bytes };
   }

@@ -4,6 +4,7 @@
  */
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
+import { type RowReader, rowReader, weightExtents } from "./execution-format.js";
 import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
 import { attention, writeKv } from "./reference-attention.js";
 import { expect, expectColumns, expectElements, expectRows, indexBelow } from "./reference-checks.js";
@@ -18,6 +19,7 @@ class ReferenceKernels implements Kernels {
   readonly backend = "reference";
   readonly isa = "typescript";
   readonly #table = new OperandTable();
+  readonly #readers = new WeakMap<LinearWeight, RowReader>();
 
   bind(tensor: Tensor): Operand {
     return this.#table.bind(tensor);
@@ -27,16 +29,16 @@ class ReferenceKernels implements Kernels {
     this.#table.release(operand);
   }
 
-  embedding(out: Operand, ids: Operand, table: Operand, rows: number, firstId: number, idCount: number): void {
+  embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
+    const { outputs: idCount, inputs } = weightExtents(table);
     expectRows(out, rows);
     expectElements(ids, rows);
-    expectRows(table, idCount);
-    expectColumns(table, out.columns);
-    const [outputs, idOf, view] = [this.#table.floats(out), this.#table.integers(ids), this.#table.view(table)];
+    expectColumns(out, inputs);
+    const [outputs, idOf, read] = [this.#table.floats(out), this.#table.integers(ids), this.#rowsOf(table)];
     for (let m = 0; m < rows; m++) {
-      const row = outputs.subarray(m * out.columns, (m + 1) * out.columns);
+      const row = outputs.subarray(m * inputs, (m + 1) * inputs);
       const index = (idOf[m] ?? -1) - firstId;
-      if (index >= 0 && index < idCount) view.read(index * table.columns, row);
+      if (index >= 0 && index < idCount) read(index, row);
       else row.fill(0);
     }
   }
@@ -78,23 +80,51 @@ class ReferenceKernels implements Kernels {
     this.rmsNorm(out, residual, weight, rows, epsilon);
   }
 
-  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number): void {
-    const { matrix } = weight;
-    const inputs = matrix.columns;
+  headNorm(
+    x: Operand,
+    weight: Operand,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+    epsilon: number,
+  ): void {
+    expectRows(x, rows);
+    expectElements(weight, headSize);
+    expect(
+      firstColumn + heads * headSize <= x.columns,
+      `heads in ${x.columns} columns`,
+      firstColumn + heads * headSize,
+    );
+    const [values, scales] = [this.#table.floats(x), this.#table.floats(weight)];
+    for (let m = 0; m < rows; m++) {
+      for (let h = 0; h < heads; h++) {
+        const start = m * x.columns + firstColumn + h * headSize;
+        const head = values.subarray(start, start + headSize);
+        const squares = head.reduce((sum, value) => sum + value * value, 0);
+        const factor = 1 / Math.sqrt(squares / headSize + epsilon);
+        for (let i = 0; i < headSize; i++) head[i] = (head[i] ?? 0) * factor * (scales[i] ?? 0);
+      }
+    }
+  }
+
+  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number, firstColumn = 0): void {
+    const { outputs: count, inputs } = weightExtents(weight);
     expectRows(out, rows);
     expectRows(x, rows);
     expectColumns(x, inputs);
-    expectColumns(out, matrix.rows);
-    if (bias !== null) expectElements(bias, matrix.rows);
-    const [outputs, activations, view] = [this.#table.floats(out), this.#table.floats(x), this.#table.view(matrix)];
+    expect(firstColumn >= 0 && firstColumn + count <= out.columns, `${out.columns} columns`, firstColumn + count);
+    if (bias !== null) expectElements(bias, out.columns);
+    const [outputs, activations, read] = [this.#table.floats(out), this.#table.floats(x), this.#rowsOf(weight)];
     const biases = bias === null ? null : this.#table.floats(bias);
     const row = new Float32Array(inputs);
-    for (let n = 0; n < matrix.rows; n++) {
-      view.read(n * inputs, row);
+    for (let n = 0; n < count; n++) {
+      read(n, row);
       for (let m = 0; m < rows; m++) {
         let sum = 0;
         for (let k = 0; k < inputs; k++) sum += (activations[m * inputs + k] ?? 0) * (row[k] ?? 0);
-        outputs[m * matrix.rows + n] = biases === null ? sum : sum + (biases[n] ?? 0);
+        const column = firstColumn + n;
+        outputs[m * out.columns + column] = biases === null ? sum : sum + (biases[column] ?? 0);
       }
     }
   }
@@ -187,5 +217,17 @@ class ReferenceKernels implements Kernels {
       best[m] = largest;
       idOf[m] = firstId + Math.max(0, column);
     }
+  }
+
+  /** A reader of the weight's rows, made once; its operands must be bound. */
+  #rowsOf(weight: LinearWeight): RowReader {
+    const operands = weight.format === "dense" ? [weight.matrix] : [weight.codes, weight.scales];
+    for (const operand of operands) this.#table.bytes(operand);
+    let reader = this.#readers.get(weight);
+    if (reader === undefined) {
+      reader = rowReader(weight);
+      this.#readers.set(weight, reader);
+    }
+    return reader;
   }
 }

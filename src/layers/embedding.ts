@@ -1,124 +1,91 @@
 /**
  * The two ends of a model, split over the vocabulary: each rank holds the rows of its ids. They have collectives of
  * their own: the embedding sums (all ranks but one contribute zeros); the head's logits are exchanged by whoever samples.
+ * No rank stores padding rows, so no padding can ever be an answer.
  */
-import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import type { AllReduce, Pass } from "../collectives/collective.js";
-import { InternalError } from "../core/errors.js";
+import { PluginError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
-import type { LinearWeight } from "../kernels/kernels.js";
-import { rangeSize, type VocabularyRange } from "../parallel/partition.js";
+import { type Range, rangeOf, rangeSize, type Split } from "../parallel/partition.js";
 import type { LayerContext } from "./layer-context.js";
-import { ColumnParallelLinear } from "./linear.js";
-import { narrow, type Parameter, wholeOf } from "./parameter.js";
+import { ColumnParallelLinear, LinearBase } from "./linear.js";
 
-function own(vocabulary: readonly VocabularyRange[], rank: number): VocabularyRange {
-  const range = vocabulary[rank];
-  if (range === undefined) throw new InternalError(`no vocabulary planned for rank ${rank}`);
-  return range;
+/** A vocabulary, and who holds which ids. */
+export interface VocabularyOptions {
+  readonly prefix: string;
+  readonly vocabularySize: number;
+  readonly hiddenSize: number;
+  readonly vocabulary: Split;
 }
 
-/** Vocabulary split over the ranks: `[rows of this rank, padding included, hiddenSize]`, padding rows zero. */
-export class VocabParallelEmbedding {
-  readonly vocabulary: VocabularyRange;
-  readonly parameter: Parameter;
-  readonly #context: LayerContext;
-  readonly #vocabularySize: number;
-  readonly #table: Operand;
+/** Turns final hidden states into the logits of this rank's ids. */
+export interface LogitsHead {
+  /** logits: `[rows, ids of this rank]`; hidden: `[rows, hiddenSize]`. */
+  computeLogits(logits: Operand, hidden: Operand, rows: number): void;
+}
+
+/** `[ids of this rank, hiddenSize]`; with tied weights, the output head as well. */
+export class VocabParallelEmbedding extends LinearBase implements LogitsHead {
+  readonly #ids: Range;
   #request: AllReduce | undefined;
 
-  constructor(
-    context: LayerContext,
-    options: {
-      readonly prefix: string;
-      readonly vocabularySize: number;
-      readonly hiddenSize: number;
-      /** One entry a rank. */
-      readonly vocabulary: readonly VocabularyRange[];
-    },
-  ) {
-    this.#context = context;
-    this.#vocabularySize = options.vocabularySize;
-    this.vocabulary = own(options.vocabulary, context.rank);
-    const shape = [this.vocabulary.rows, options.hiddenSize];
-    const spec = { name: "weight", dtype: context.dtype, shape, outputDim: 0, inputDim: 1 };
-    this.parameter = context.createParameter(options.prefix, spec);
-    this.#table = context.kernels.bind(this.parameter.tensor);
-    const load = (source: CheckpointTensor): void => this.weightLoader(source);
-    context.addTarget(this.parameter.name, { parameter: this.parameter, shardId: null, load });
-  }
-
-  /** Loads the rows of this rank's ids and zeroes the padding. The loaded weight must have exactly the vocabulary's rows. */
-  weightLoader(source: CheckpointTensor): void {
-    if (source.shape[0] !== this.#vocabularySize) {
-      throw this.parameter.mismatch(source, `${this.#vocabularySize} rows`, `${source.shape[0] ?? "a scalar"}`);
-    }
-    const { ids, rows } = this.vocabulary;
-    const size = rangeSize(ids);
-    this.parameter.load(source, narrow(wholeOf(source.shape), 0, { offset: ids.start, size }));
-    this.parameter.zero(size, rows - size);
+  constructor(context: LayerContext, options: VocabularyOptions) {
+    const { prefix, vocabularySize, hiddenSize, vocabulary } = options;
+    const ids = rangeOf(vocabulary, context.rank);
+    super(
+      context,
+      {
+        prefix,
+        kind: "embedding",
+        inputSize: hiddenSize,
+        inputs: { start: 0, end: hiddenSize },
+        parts: [{ prefix, shardId: null, outputSize: vocabularySize, rows: ids, localOffset: 0 }],
+        outputSizePerPartition: rangeSize(ids),
+        rank: context.rank,
+        worldSize: context.worldSize,
+        dtype: context.dtype,
+      },
+      false,
+    );
+    this.#ids = ids;
   }
 
   /** `out[m]` = the embedding of `ids[m]`, on every rank. Ids must be below the vocabulary size: the engine checks. */
   *forward(out: Operand, ids: Operand, rows: number): Pass {
-    const { ids: range } = this.vocabulary;
-    this.#context.kernels.embedding(out, ids, this.#table, rows, range.start, rangeSize(range));
-    if (this.#context.worldSize === 1) return;
+    if (this.method.embed === undefined) {
+      throw new PluginError(
+        "INVALID_LINEAR_METHOD",
+        `${this.layer.prefix}: expected a linear method that can look rows up but ${this.context.quantization.name}'s has no embed()`,
+        { plugin: this.context.quantization.name, layer: this.layer.prefix },
+      );
+    }
+    this.method.embed(this.context.kernels, out, ids, rows, this.#ids.start);
+    if (this.layer.worldSize === 1) return;
     if (this.#request?.data !== out) this.#request = { kind: "allReduce", data: out, count: 0 };
     this.#request.count = rows * out.columns;
     yield this.#request;
   }
+
+  computeLogits(logits: Operand, hidden: Operand, rows: number): void {
+    this.apply(logits, hidden, rows);
+  }
 }
 
-/** Something that turns final hidden states into the logits of this rank's ids. */
-export interface LogitsHead {
-  /** logits: `[rows, ids of this rank]`, padding never included; hidden: `[rows, hiddenSize]`. */
-  forward(logits: Operand, hidden: Operand, rows: number): void;
-}
-
-/** An output head with a weight of its own, `lm_head`, split over the vocabulary. */
+/** An output head with a weight of its own. */
 export class ParallelLMHead implements LogitsHead {
   readonly #linear: ColumnParallelLinear;
 
-  constructor(
-    context: LayerContext,
-    options: {
-      readonly prefix: string;
-      readonly vocabularySize: number;
-      readonly hiddenSize: number;
-      readonly vocabulary: readonly VocabularyRange[];
-      readonly bias?: boolean;
-    },
-  ) {
+  constructor(context: LayerContext, options: VocabularyOptions & { readonly bias?: boolean }) {
     this.#linear = new ColumnParallelLinear(context, {
       prefix: options.prefix,
       inputSize: options.hiddenSize,
       outputSize: options.vocabularySize,
-      split: options.vocabulary.map(({ ids }) => ids),
+      split: options.vocabulary,
       bias: options.bias ?? false,
     });
   }
 
-  forward(logits: Operand, hidden: Operand, rows: number): void {
+  computeLogits(logits: Operand, hidden: Operand, rows: number): void {
     this.#linear.forward(logits, hidden, rows);
-  }
-}
-
-/** An output head that uses the embedding's rows and loads nothing. */
-export class TiedLMHead implements LogitsHead {
-  readonly #context: LayerContext;
-  readonly #weight: LinearWeight;
-
-  constructor(context: LayerContext, embedding: VocabParallelEmbedding) {
-    this.#context = context;
-    const { tensor } = embedding.parameter;
-    const rows = rangeSize(embedding.vocabulary.ids);
-    // The rows of real ids only: the logit of a padding row is 0, which would win among negative ones.
-    const matrix = context.kernels.bind({ ...tensor, shape: [rows, ...tensor.shape.slice(1)] });
-    this.#weight = { format: "dense", matrix };
-  }
-
-  forward(logits: Operand, hidden: Operand, rows: number): void {
-    this.#context.kernels.linear(logits, hidden, this.#weight, null, rows);
   }
 }

@@ -5,7 +5,6 @@
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import type { ArenaAllocator } from "../core/arena.js";
 import type { FloatDType } from "../core/dtype.js";
-import { InternalError } from "../core/errors.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type { ParameterSpec, QuantizationConfig, ShardId } from "../quantization/contract.js";
 import { Parameter } from "./parameter.js";
@@ -39,7 +38,7 @@ export class LayerContext {
   readonly quantization: QuantizationConfig;
   readonly dtype: FloatDType;
   /** Checkpoint name -> who takes it. Exact names: nothing is matched by pattern. */
-  readonly targets = new Map<string, WeightTarget>();
+  readonly targets = new Map<string, WeightTarget[]>();
   readonly parameters: Parameter[] = [];
   readonly #weights: ArenaAllocator;
   readonly #processed: Processed[] = [];
@@ -55,16 +54,17 @@ export class LayerContext {
 
   /** Creates a parameter of the layer `prefix`. */
   createParameter(prefix: string, spec: ParameterSpec): Parameter {
-    const name = `${prefix}.${spec.name}`;
+    const name = `${prefix}.${spec.name}${spec.parts === undefined ? "" : `[${spec.parts.join(", ")}]`}`;
     const parameter = new Parameter(name, spec, this.#weights.allocate(name, spec.dtype, spec.shape), this.rank);
     this.parameters.push(parameter);
     return parameter;
   }
 
-  /** Declares that the checkpoint tensor `name` goes to `target`. */
+  /** Declares that the checkpoint tensor `name` goes to `target`, and to whoever else declares it. */
   addTarget(name: string, target: WeightTarget): void {
-    if (this.targets.has(name)) throw new InternalError(`two layers want the checkpoint tensor ${name}`);
-    this.targets.set(name, target);
+    const targets = this.targets.get(name);
+    if (targets === undefined) this.targets.set(name, [target]);
+    else targets.push(target);
   }
 
   /** Registers a layer to be processed after loading. */

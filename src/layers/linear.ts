@@ -11,21 +11,24 @@ import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import type { AllReduce, Pass } from "../collectives/collective.js";
 import { InternalError, OptionError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
+import type { Tensor } from "../core/tensor.js";
 import { type HeadRange, type Range, rangeOf, rangeSize, type Split } from "../parallel/partition.js";
-import type { LinearLayer, LinearMethod, LinearPart, ShardId } from "../quantization/contract.js";
+import type { LinearLayer, LinearMethod, LinearPart, ParameterSpec, ShardId } from "../quantization/contract.js";
+import { callHook } from "../quantization/registry.js";
 import { UnquantizedLinearMethod } from "../quantization/unquantized.js";
 import type { LayerContext } from "./layer-context.js";
 import type { Parameter } from "./parameter.js";
-import { ShardPlacement } from "./shard-placement.js";
+import { partsHeld, ShardPlacement } from "./shard-placement.js";
 
 /** Which logical matrices of a fused layer a loaded weight holds: one, several consecutive ones, or all (null). */
 export type LoadedShardId = ShardId | readonly number[] | null;
 
-abstract class LinearBase {
+/** What linear layers and embeddings have in common: a method, its parameters, and their weight loader. */
+export abstract class LinearBase {
   readonly layer: LinearLayer;
-  readonly parameters = new Map<string, Parameter>();
+  readonly method: LinearMethod;
+  readonly parameters: Parameter[] = [];
   protected readonly context: LayerContext;
-  protected readonly method: LinearMethod;
   readonly #placement: ShardPlacement;
   #bias: Operand | null = null;
 
@@ -33,16 +36,12 @@ abstract class LinearBase {
     this.context = context;
     this.layer = layer;
     this.#placement = new ShardPlacement(layer);
-    this.method = context.quantization.linearMethod(layer) ?? new UnquantizedLinearMethod();
-    this.method.createWeights(
-      { addParameter: (spec) => this.#add(context.createParameter(layer.prefix, spec)) },
-      layer,
-    );
+    const { quantization } = context;
+    this.method = this.#hook("linearMethod", () => quantization.linearMethod(layer)) ?? new UnquantizedLinearMethod();
+    this.#hook("createWeights", () => this.method.createWeights({ addParameter: (spec) => this.#add(spec) }, layer));
     if (bias) {
       const shape = [layer.outputSizePerPartition];
-      this.#add(
-        context.createParameter(layer.prefix, { name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null }),
-      );
+      this.#add({ name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null });
     }
     context.addProcessed(this);
   }
@@ -52,12 +51,19 @@ abstract class LinearBase {
     return this.layer.outputSizePerPartition;
   }
 
-  #add(parameter: Parameter): void {
+  /** Calls a hook of the quantization format. Throws PluginError `PLUGIN_FAILED` for what is no error of ours. */
+  #hook<Result>(name: string, hook: () => Result): Result {
+    return callHook(this.context.quantization.name, `${name} of ${this.layer.prefix} on rank ${this.layer.rank}`, hook);
+  }
+
+  #add(spec: ParameterSpec): void {
     const { layer } = this;
-    const { name } = parameter.spec;
-    this.parameters.set(name, parameter);
-    for (const { prefix, shardId } of layer.parts) this.#declare(`${prefix}.${name}`, parameter, shardId);
-    if (layer.parts.length > 1) this.#declare(`${layer.prefix}.${name}`, parameter, null);
+    const parameter = this.context.createParameter(layer.prefix, spec);
+    this.parameters.push(parameter);
+    for (const { prefix, shardId } of partsHeld(parameter, layer)) {
+      this.#declare(`${prefix}.${spec.name}`, parameter, shardId);
+    }
+    if (layer.parts.length > 1) this.#declare(`${layer.prefix}.${spec.name}`, parameter, null);
   }
 
   #declare(diskName: string, parameter: Parameter, shardId: ShardId | null): void {
@@ -74,15 +80,13 @@ abstract class LinearBase {
    */
   weightLoader(parameter: Parameter, source: CheckpointTensor, shardId: LoadedShardId = null): void {
     const parts = this.#partsOf(shardId);
-    const fused = parts.length > 1;
+    const { outputDim, scalarSlots } = parameter.spec;
+    const held = partsHeld(parameter, this.layer);
+    const place = { fused: parts.length > 1, total: parts.reduce((sum, part) => sum + part.outputSize, 0) };
     let base = 0;
     for (const part of parts) {
-      this.#placement.load(parameter, source, part, {
-        fused,
-        base,
-        total: parts.reduce((sum, p) => sum + p.outputSize, 0),
-      });
-      if (parameter.spec.outputDim === null && !parameter.spec.scalarSlots) return;
+      if (held.includes(part)) this.#placement.load(parameter, source, part, { ...place, base });
+      if (outputDim === null && !scalarSlots) return;
       base += part.outputSize;
     }
   }
@@ -106,18 +110,29 @@ abstract class LinearBase {
 
   processWeightsAfterLoading(): void {
     const { kernels } = this.context;
-    const tensor = (name: string) => {
-      const parameter = this.parameters.get(name);
-      if (parameter === undefined) throw new InternalError(`${this.layer.prefix} has no parameter ${name}`);
-      return parameter.tensor;
-    };
-    const bias = this.parameters.get("bias");
+    const bias = this.parameters.find(({ spec }) => spec.name === "bias");
     if (bias !== undefined) this.#bias = kernels.bind(bias.tensor);
-    this.method.processWeightsAfterLoading({ kernels, tensor }, this.layer);
+    const tensor = (name: string, part?: ShardId): Tensor => this.#parameter(name, part).tensor;
+    this.#hook("processWeightsAfterLoading", () => {
+      this.method.processWeightsAfterLoading({ kernels, tensor }, this.layer);
+    });
   }
 
-  protected apply(out: Operand, x: Operand, rows: number, withBias: boolean): void {
-    this.method.apply(this.context.kernels, out, x, withBias ? this.#bias : null, rows);
+  #parameter(name: string, part: ShardId | undefined): Parameter {
+    const found = this.parameters.find(({ spec }) => {
+      return spec.name === name && (part === undefined || spec.parts === undefined || spec.parts.includes(part));
+    });
+    if (found === undefined) throw new InternalError(`${this.layer.prefix} has no parameter ${name} for part ${part}`);
+    return found;
+  }
+
+  /** The bias, where there is one; bound after processing. */
+  protected get bias(): Operand | null {
+    return this.#bias;
+  }
+
+  protected apply(out: Operand, x: Operand, rows: number): void {
+    this.method.apply(this.context.kernels, out, x, this.#bias, rows);
   }
 }
 
@@ -168,7 +183,7 @@ export class ReplicatedLinear extends LinearBase {
 
   /** out: `[rows, outputs]`, x: `[rows, inputs]`. */
   forward(out: Operand, x: Operand, rows: number): void {
-    this.apply(out, x, rows, true);
+    this.apply(out, x, rows);
   }
 }
 
@@ -186,7 +201,7 @@ export class ColumnParallelLinear extends LinearBase {
 
   /** out: `[rows, outputs of this rank]`, x: `[rows, inputs]`. */
   forward(out: Operand, x: Operand, rows: number): void {
-    this.apply(out, x, rows, true);
+    this.apply(out, x, rows);
   }
 }
 
@@ -206,7 +221,7 @@ export class MergedColumnParallelLinear extends LinearBase {
   }
 
   forward(out: Operand, x: Operand, rows: number): void {
-    this.apply(out, x, rows, true);
+    this.apply(out, x, rows);
   }
 }
 
@@ -248,7 +263,7 @@ export class QKVParallelLinear extends LinearBase {
 
   /** out: `[rows, q of this rank | k | v]`. */
   forward(out: Operand, x: Operand, rows: number): void {
-    this.apply(out, x, rows, true);
+    this.apply(out, x, rows);
   }
 }
 
@@ -277,8 +292,15 @@ export class RowParallelLinear extends LinearBase {
 
   /** out: `[rows, outputs]`, the same on every rank; x: `[rows, inputs of this rank]`. The bias is added once, by rank 0. */
   *forward(out: Operand, x: Operand, rows: number): Pass {
-    this.apply(out, x, rows, this.layer.rank === 0);
-    if (this.layer.worldSize === 1) return;
+    const { rank, worldSize } = this.layer;
+    const { kernels } = this.context;
+    const bias = rank === 0 ? this.bias : null;
+    if (worldSize > 1 && this.method.applyReduced !== undefined) {
+      yield* this.method.applyReduced(kernels, out, x, bias, rows);
+      return;
+    }
+    this.method.apply(kernels, out, x, bias, rows);
+    if (worldSize === 1) return;
     // One request object, reused: a step allocates nothing.
     if (this.#request?.data !== out) this.#request = { kind: "allReduce", data: out, count: 0 };
     this.#request.count = rows * this.layer.outputSizePerPartition;

@@ -78,14 +78,6 @@ export class Parameter {
     else this.#convert(source, ranges, destination);
   }
 
-  /** Fills rows of a parameter whose output dimension is 0 with zeros and counts them as written: padding that no checkpoint holds. */
-  zero(offset: number, size: number): void {
-    if (size === 0) return;
-    const rowBytes = bytesOf(this.tensor).length / this.extent;
-    bytesOf(this.tensor).fill(0, offset * rowBytes, (offset + size) * rowBytes);
-    this.#written.push({ offset, size, source: "padding" });
-  }
-
   /** Extents that nothing has been loaded into yet, in order. */
   missing(): readonly Extent[] {
     const gaps: Extent[] = [];

@@ -5,7 +5,8 @@
  */
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import { cdiv, type Range, rangeSize } from "../parallel/partition.js";
-import type { Extent, LinearLayer, LinearPart, OriginalOffsets } from "../quantization/contract.js";
+import type { Extent, LinearLayer, LinearPart, OriginalOffsets, ShardIndexQuery } from "../quantization/contract.js";
+import { callHook } from "../quantization/registry.js";
 import { checkExtent, narrow, type Parameter, packExactly, wholeOf } from "./parameter.js";
 
 /** How the loaded weight holds a part. */
@@ -30,7 +31,7 @@ export class ShardPlacement {
   load(parameter: Parameter, source: CheckpointTensor, part: LinearPart, place: SourcePlace): void {
     const { outputDim, scalarSlots } = parameter.spec;
     if (outputDim === null && scalarSlots) {
-      parameter.load(source, wholeOf(source.shape), this.#layer.parts.indexOf(part));
+      parameter.load(source, wholeOf(source.shape), partsHeld(parameter, this.#layer).indexOf(part));
       return;
     }
     let ranges = wholeOf(source.shape);
@@ -71,13 +72,15 @@ export class ShardPlacement {
   #destination(parameter: Parameter, part: LinearPart): Extent {
     const { outputDim, blockScale } = parameter.spec;
     const block = blockScale?.outputs;
+    const held = partsHeld(parameter, this.#layer);
     if (block === undefined) {
-      return toStorage(parameter, { offset: part.localOffset, size: rangeSize(part.rows) }, outputDim, undefined);
+      const offset = part.localOffset - (held[0]?.localOffset ?? 0);
+      return toStorage(parameter, { offset, size: rangeSize(part.rows) }, outputDim, undefined);
     }
     // A part's blocks are those its rows touch, so a part takes more room than its rows / block when it starts inside one.
     const blocks = (p: LinearPart): number => cdiv(p.rows.end, block) - Math.floor(p.rows.start / block);
     let offset = 0;
-    for (const earlier of this.#layer.parts) {
+    for (const earlier of held) {
       if (earlier === part) break;
       offset += blocks(earlier);
     }
@@ -119,7 +122,7 @@ export class ShardPlacement {
     const { shardIndexer, isSharded } = parameter.spec;
     if (shardIndexer === undefined || part.shardId === null) return extent;
     const { rank, worldSize } = this.#layer;
-    const indexed = shardIndexer({
+    const query: ShardIndexQuery = {
       of,
       shardId: part.shardId,
       extent,
@@ -128,7 +131,9 @@ export class ShardPlacement {
       rank,
       worldSize,
       sourceIsLocal: isSharded ?? false,
-    });
+    };
+    const what = `shard indexer of ${parameter.name}, shard ${part.shardId}, on rank ${rank}`;
+    const indexed = callHook("a quantization plugin", what, () => shardIndexer(query));
     return checkExtent(indexed, storageExtent, `${parameter.name}, ${of} of shard ${part.shardId}`, rank);
   }
 
@@ -145,6 +150,13 @@ export class ShardPlacement {
     }
     return offsets;
   }
+}
+
+/** The logical matrices a parameter holds, in order. */
+export function partsHeld(parameter: Parameter, layer: LinearLayer): readonly LinearPart[] {
+  const { parts } = parameter.spec;
+  if (parts === undefined) return layer.parts;
+  return layer.parts.filter(({ shardId }) => shardId !== null && parts.includes(shardId));
 }
 
 function computeOffsets(layer: LinearLayer, scope: "global" | "local"): OriginalOffsets {

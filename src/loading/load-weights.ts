@@ -11,8 +11,8 @@ import type { LayerContext } from "../layers/layer-context.js";
 export interface LoadWeightsOptions {
   /** Tensors the model knows and does not use. */
   readonly ignores: (name: string) => boolean;
-  /** Called after each tensor with the bytes read so far. */
-  readonly onProgress?: (bytesRead: number) => void;
+  /** Called after each tensor. */
+  readonly onProgress?: () => void;
   readonly logger?: Logger;
 }
 
@@ -22,19 +22,23 @@ export interface LoadWeightsReport {
 }
 
 /** Throws CheckpointError `UNEXPECTED_TENSOR`, `MISSING_TENSOR`, or what a weight loader throws. */
-export function loadWeights(context: LayerContext, checkpoint: Checkpoint, options: LoadWeightsOptions): LoadWeightsReport {
+export function loadWeights(
+  context: LayerContext,
+  checkpoint: Checkpoint,
+  options: LoadWeightsOptions,
+): LoadWeightsReport {
   const ignored: string[] = [];
   const loaded = new Set<string>();
   checkSurplus(context, checkpoint, options.ignores);
   for (const tensor of checkpoint.tensors.values()) {
-    const target = context.targets.get(tensor.name);
-    if (target === undefined) {
+    const targets = context.targets.get(tensor.name);
+    if (targets === undefined) {
       ignored.push(tensor.name);
       continue;
     }
-    target.load(tensor);
+    for (const target of targets) target.load(tensor);
     loaded.add(tensor.name);
-    options.onProgress?.(checkpoint.bytesRead);
+    options.onProgress?.();
   }
   checkComplete(context, loaded);
   context.processWeightsAfterLoading();
@@ -60,19 +64,22 @@ function checkComplete(context: LayerContext, loaded: ReadonlySet<string>): void
   for (const parameter of context.parameters) {
     const [gap] = parameter.missing();
     if (gap === undefined) continue;
-    const absent = [...context.targets].filter(([name, target]) => target.parameter === parameter && !loaded.has(name));
-    const names = absent.map(([name, { shardId }]) => (shardId === null ? name : `${name} (shard ${shardId})`));
+    const absent = [...context.targets].flatMap(([name, targets]) => {
+      const target = targets.find((candidate) => candidate.parameter === parameter);
+      return target === undefined || loaded.has(name) ? [] : [{ name, shardId: target.shardId }];
+    });
+    const names = absent.map(({ name, shardId }) => (shardId === null ? name : `${name} (shard ${shardId})`));
     const [first] = absent;
     throw new CheckpointError(
       "MISSING_TENSOR",
       `${parameter.name} on rank ${context.rank}: rows ${gap.offset}..${gap.offset + gap.size - 1} were not loaded; ` +
         `expected ${names.join(" or ") || "another tensor"} in the checkpoint but received none`,
       {
-        tensor: first?.[0] ?? parameter.name,
+        tensor: first?.name ?? parameter.name,
         expected: names.join(" or "),
         received: "none",
         rank: context.rank,
-        ...(first === undefined || first[1].shardId === null ? {} : { shardId: first[1].shardId }),
+        ...(first === undefined || first.shardId === null ? {} : { shardId: first.shardId }),
       },
     );
   }

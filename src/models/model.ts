@@ -7,7 +7,7 @@ import type { Operand } from "../core/operand.js";
 import type { ForwardStep } from "../layers/attention.js";
 import type { LayerContext } from "../layers/layer-context.js";
 import type { ModelMemory } from "../layers/model-memory.js";
-import type { VocabularyRange } from "../parallel/partition.js";
+import type { Split } from "../parallel/partition.js";
 
 /** Facts about a model that the rest of the house needs; families add their own. */
 export interface ModelConfig {
@@ -29,7 +29,7 @@ export interface ModelConfig {
 /** One rank's part of a model. */
 export interface Model {
   /** The vocabulary ids whose logits each rank computes. */
-  readonly vocabulary: readonly VocabularyRange[];
+  readonly vocabulary: Split;
   /** Final hidden states, `[maxTokens, hiddenSize]`, the same on every rank. */
   readonly hidden: Operand;
   /** Computes `hidden` for the tokens of the step. */

@@ -2,9 +2,13 @@ import { UnsupportedError } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
 import { ConfigReader } from "./config-reader.js";
 import { llama } from "./llama.js";
+import { mistral } from "./mistral.js";
 import type { ModelFamily } from "./model.js";
+import { phi3 } from "./phi3.js";
+import { qwen2 } from "./qwen2.js";
+import { qwen3 } from "./qwen3.js";
 
-const families: readonly ModelFamily[] = [llama];
+const families: readonly ModelFamily[] = [llama, mistral, qwen2, qwen3, phi3];
 
 /** Architectures this version can run. */
 export const SUPPORTED_ARCHITECTURES: readonly string[] = families.flatMap((family) => family.architectures);

@@ -18,8 +18,6 @@ export const rangeSize = (range: Range): number => range.end - range.start;
 
 export const cdiv = (a: number, b: number): number => Math.floor((a + b - 1) / b);
 
-export const roundUp = (value: number, multiple: number): number => cdiv(value, multiple) * multiple;
-
 /** The range of one rank. */
 export function rangeOf(split: Split, rank: number): Range {
   const range = split[rank];
@@ -32,11 +30,15 @@ export function rangeOf(split: Split, rank: number): Range {
 /** `total` equal parts; throws PartitionError `UNEVEN_SPLIT` naming `what` when it does not divide. */
 export function splitEvenly(total: number, worldSize: number, what: string): Split {
   if (total % worldSize !== 0) {
-    throw new PartitionError("UNEVEN_SPLIT", `${what}: expected a multiple of ${worldSize} ranks but received ${total}`, {
-      expected: `a multiple of ${worldSize}`,
-      received: total,
-      worldSize,
-    });
+    throw new PartitionError(
+      "UNEVEN_SPLIT",
+      `${what}: expected a multiple of ${worldSize} ranks but received ${total}`,
+      {
+        expected: `a multiple of ${worldSize}`,
+        received: total,
+        worldSize,
+      },
+    );
   }
   return splitUnits(total, total / worldSize, worldSize, what);
 }
@@ -119,27 +121,12 @@ export function splitHeads(heads: number, kvHeads: number, worldSize: number): r
   });
 }
 
-/** Vocabulary ids of one rank. Storage is padded to whole units; the padding rows hold zeros and are never an answer. */
-export interface VocabularyRange {
-  /** Ids that exist and are this rank's. */
-  readonly ids: Range;
-  /** Rows of storage, `>= ids`. */
-  readonly rows: number;
-}
-
-/** Splits a vocabulary on multiples of 64 where it can (vLLM's padding), of less where there are too many ranks. */
-export function splitVocabulary(size: number, worldSize: number): readonly VocabularyRange[] {
-  const unit = preferredUnit(size, worldSize);
-  const padded = roundUp(size, unit);
-  return splitUnits(padded, unit, worldSize, "vocabulary").map((range) => ({
-    ids: { start: Math.min(range.start, size), end: Math.min(range.end, size) },
-    rows: rangeSize(range),
-  }));
-}
-
-/** The same range for every rank: a parameter that all of them hold whole. */
-export function replicate(total: number, worldSize: number): Split {
-  return Array.from({ length: worldSize }, () => ({ start: 0, end: total }));
+/**
+ * Splits a vocabulary where vLLM does, on multiples of 64 (of less where there are too many ranks for that). Ranges need
+ * not be of equal size here, so no rank stores padding: the last one is just shorter.
+ */
+export function splitVocabulary(size: number, worldSize: number): Split {
+  return splitUnits(size, preferredUnit(size, worldSize), worldSize, "vocabulary");
 }
 
 /** Every range of a split multiplied by `factor`: heads into rows. */

@@ -4,11 +4,13 @@
  * execution format, and applies it. The layer decides which rows and columns a rank owns; the method decides how they
  * are stored. Neither knows the other's business, and no layer knows any format.
  */
+import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { Pass } from "../collectives/collective.js";
 import type { DType, FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
-import type { Kernels } from "../kernels/kernels.js";
+import type { Kernels, LinearWeight } from "../kernels/kernels.js";
 import type { Range } from "../parallel/partition.js";
 
 /** Which logical matrix of a fused layer a loaded weight is; null for all of them (fused on disk) or the only one. */
@@ -48,8 +50,13 @@ export type ShardIndexer = (query: ShardIndexQuery) => Extent;
 
 /** Storage of one parameter of a layer on this rank. */
 export interface ParameterSpec {
-  /** Last part of its name: "weight", "weight.absmax", "bias". */
+  /** What is loaded into it, below the name of a module on disk: "weight", "weight.absmax", "bias". */
   readonly name: string;
+  /**
+   * Shard ids of the logical matrices it holds, consecutive ones; all of the layer's by default. The parts of a fused
+   * layer may be stored differently: then each kind of storage is a parameter of its own, under the same name.
+   */
+  readonly parts?: readonly ShardId[];
   readonly dtype: DType;
   /** Local storage shape. */
   readonly shape: readonly number[];
@@ -81,10 +88,10 @@ export interface LinearPart {
   readonly localOffset: number;
 }
 
-/** A linear layer as its method sees it. */
+/** A linear layer, or an embedding (a matrix whose rows are looked up), as its method sees it. */
 export interface LinearLayer {
   readonly prefix: string;
-  readonly kind: "replicated" | "column" | "merged" | "qkv" | "row";
+  readonly kind: "replicated" | "column" | "merged" | "qkv" | "row" | "embedding";
   /** Inputs of the whole matrix. */
   readonly inputSize: number;
   /** Inputs this rank owns: all, except in a row-parallel layer. */
@@ -106,8 +113,15 @@ export interface WeightCreation {
 /** What a method sees when all parameters of its layer have been loaded. */
 export interface LoadedWeights {
   readonly kernels: Kernels;
-  /** Storage of a parameter the method added. Throws for a name it did not add. */
-  tensor(name: string): Tensor;
+  /** Storage of a parameter the method added; `part`, where several parameters have that name, is one of its shard ids. */
+  tensor(name: string, part?: ShardId): Tensor;
+}
+
+/** Weights ready for the kernels: some consecutive rows of a layer's output on this rank. */
+export interface ExecutionWeight {
+  /** Row of the layer's local output at which they begin. */
+  readonly firstRow: number;
+  readonly weight: LinearWeight;
 }
 
 /** How one linear layer stores, prepares and applies its weights. One instance a layer. */
@@ -116,14 +130,49 @@ export interface LinearMethod {
   processWeightsAfterLoading(weights: LoadedWeights, layer: LinearLayer): void;
   /** `out[m] = x[m] * W^T + bias` for the first `rows` rows; allocates nothing. */
   apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void;
+  /**
+   * In a row-parallel layer, instead of `apply` and the all-reduce after it: a method whose arithmetic needs the other
+   * ranks before it can sum. `bias` is null except on rank 0.
+   */
+  applyReduced?(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): Pass;
+  /** In an embedding: `out[m]` = row `ids[m] - firstId`, zeros where this rank has no such row. */
+  embed?(kernels: Kernels, out: Operand, ids: Operand, rows: number, firstId: number): void;
+  /** What `apply` works with, in the order of rows: for inspection and tests. Valid after processing. */
+  executionWeights(): readonly ExecutionWeight[];
 }
 
-/** A quantization format, configured for one checkpoint or one user's wish. */
+/** A quantization format, configured for one checkpoint or one user's wish, on one rank. */
 export interface QuantizationConfig {
   readonly name: string;
+  /**
+   * The checkpoint as the layers see it, where that is not what is on disk: a quantized weight and its sidecars may
+   * appear as tensors of the format's own making, regular enough for the layers' weight loaders to slice. Asked for
+   * after all layers have been created.
+   */
+  readonly checkpoint?: Checkpoint;
   /** The method for a layer, or null where the format leaves it unquantized. */
   linearMethod(layer: LinearLayer): LinearMethod | null;
 }
 
-/** Makes a config from `quantization_config` of config.json, or from a user's options. Throws ShardloomError. */
-export type QuantizationConfigFactory = (settings: JsonObject) => QuantizationConfig;
+/** What a quantization config is made from. */
+export interface QuantizationRequest {
+  /** "checkpoint": it is quantized on disk. "user": it is to be quantized while it is loaded. */
+  readonly origin: "checkpoint" | "user";
+  /** `quantization_config` of config.json; empty when there is none. */
+  readonly settings: JsonObject;
+  /** What the user said beside the name of the method; empty when nothing. */
+  readonly options: JsonObject;
+  /** Headers are read; weights are not. */
+  readonly checkpoint: Checkpoint;
+}
+
+/** A quantization format as a plugin registers it. */
+export interface QuantizationConfigFactory {
+  /** Throws ShardloomError for settings it cannot serve. */
+  create(request: QuantizationRequest): QuantizationConfig;
+  /**
+   * May claim a checkpoint that names another method, or that a user wants handled by another: returns the name to use,
+   * or null to leave the choice alone (vLLM's `override_quantization_method`).
+   */
+  overrideQuantizationMethod?(settings: JsonObject | null, userChoice: string | null): string | null;
+}

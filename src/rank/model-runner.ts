@@ -76,14 +76,6 @@ export class ModelRunner {
     const family = selectFamily(json);
     const config = family.parseConfig(json);
     const weights = new ArenaAllocator(`rank${rank}.weights`);
-    const context = new LayerContext({
-      rank,
-      worldSize: options.worldSize,
-      kernels,
-      weights,
-      quantization: unquantized,
-      dtype: options.dtype,
-    });
     const memory = new ModelMemory({
       name: `rank${rank}`,
       kernels,
@@ -93,12 +85,17 @@ export class ModelRunner {
       blockSize: options.blockSize,
       blocks: options.blocks,
     });
-    const model = family.create(json, context, memory);
     const checkpoint = await registries.modelLoaders.select(options.path, options.loadFormat).open(options.path);
+    let model: Model;
     try {
-      loadWeights(context, checkpoint, {
+      const { worldSize, dtype } = options;
+      const selected = options.quantization;
+      const quantization = selected === null ? unquantized : registries.quantization.create(selected, checkpoint);
+      const context = new LayerContext({ rank, worldSize, kernels, weights, quantization, dtype });
+      model = family.create(json, context, memory);
+      loadWeights(context, quantization.checkpoint ?? checkpoint, {
         ignores: (name) => family.ignores(name, json),
-        ...(onProgress === undefined ? {} : { onProgress }),
+        ...(onProgress === undefined ? {} : { onProgress: () => onProgress(checkpoint.bytesRead) }),
         ...(logger === undefined ? {} : { logger }),
       });
     } finally {

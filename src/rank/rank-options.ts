@@ -1,5 +1,6 @@
 import type { FloatDType } from "../core/dtype.js";
 import type { ModelDescription } from "../loading/model-loader.js";
+import type { QuantizationSelection } from "../quantization/registry.js";
 import type { StepLimits } from "./step.js";
 
 /** Everything the ranks of an engine are told alike. Plain data: it crosses threads. */
@@ -10,6 +11,8 @@ export interface RankOptions {
   readonly loadFormat: string;
   readonly description: ModelDescription;
   readonly worldSize: number;
+  /** How the weights are quantized; null if they are not. */
+  readonly quantization: QuantizationSelection | null;
   /** dtype of unquantized weights. */
   readonly dtype: FloatDType;
   readonly kvCacheDtype: FloatDType;

@@ -46,7 +46,7 @@ export class Sampler {
   constructor(options: SamplerOptions) {
     this.#options = options;
     const { kernels, step, worldSize, model, vocabularySize } = options;
-    const split = model.vocabulary.map(({ ids }) => ids);
+    const split = model.vocabulary;
     const rows = Math.min(ROWS_AT_A_TIME, step.limits.maxOutputs);
     const arena = new ArenaAllocator(`rank${options.rank}.logits`, 16 * 1024 * 1024);
     this.#ids = rangeOf(split, options.rank);
@@ -158,5 +158,11 @@ export class Sampler {
 /** Row `index` of an i32 tensor of two rows, as a vector of another 4-byte dtype. */
 function half(tensor: Tensor, dtype: "f32" | "i32", index: number): Tensor {
   const columns = tensor.shape[1] ?? 0;
-  return { ...tensor, name: `${tensor.name}.${index}`, dtype, shape: [columns], byteOffset: tensor.byteOffset + index * columns * 4 };
+  return {
+    ...tensor,
+    name: `${tensor.name}.${index}`,
+    dtype,
+    shape: [columns],
+    byteOffset: tensor.byteOffset + index * columns * 4,
+  };
 }

@@ -77,9 +77,9 @@ export function bytesOfParameter(parameter: Parameter): number[] {
 /** Offers a tensor to whoever declared its name. */
 export function load(context: LayerContext, ...tensors: CheckpointTensor[]): void {
   for (const tensor of tensors) {
-    const target = context.targets.get(tensor.name);
-    if (target === undefined) throw new Error(`no layer declared ${tensor.name}`);
-    target.load(tensor);
+    const targets = context.targets.get(tensor.name);
+    if (targets === undefined) throw new Error(`no layer declared ${tensor.name}`);
+    for (const target of targets) target.load(tensor);
   }
 }
 

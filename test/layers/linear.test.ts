@@ -31,6 +31,7 @@ function storing(spec: (rows: number, columns: number) => ParameterSpec): Quanti
     apply() {
       throw new Error("never applied");
     },
+    executionWeights: () => [],
   };
   return { name: "test", linearMethod: () => method };
 }
