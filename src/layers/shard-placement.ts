@@ -19,12 +19,18 @@ export interface SourcePlace {
   readonly total: number;
 }
 
+/** Which logical matrices original offsets count: whole ones, or this rank's rows of them. */
+export type OffsetScope = "global" | "local";
+
 export class ShardPlacement {
   readonly #layer: LinearLayer;
-  readonly #offsets = new Map<"global" | "local", OriginalOffsets>();
+  readonly #computeOffsets: (layer: LinearLayer, scope: OffsetScope) => OriginalOffsets;
+  readonly #offsets = new Map<OffsetScope, OriginalOffsets>();
 
-  constructor(layer: LinearLayer) {
+  /** `compute` is there for tests to count its calls. */
+  constructor(layer: LinearLayer, compute = originalOffsets) {
     this.#layer = layer;
+    this.#computeOffsets = compute;
   }
 
   /** Loads this rank's share of one part. Throws CheckpointError. */
@@ -53,6 +59,9 @@ export class ShardPlacement {
       throw parameter.mismatch(source, `a dimension ${outputDim}`, `${source.shape.length} dimensions`);
     }
     const wanted = this.#source(parameter, source, part, place, sourceExtent);
+    if (wanted.size !== destination.size) {
+      throw parameter.mismatch(source, `${destination.size} along dimension ${outputDim}`, `${wanted.size}`);
+    }
     parameter.load(source, narrow(ranges, outputDim, wanted), destination.offset);
   }
 
@@ -145,7 +154,7 @@ export class ShardPlacement {
     const scope = this.#layer.kind === "qkv" && !fused ? "local" : "global";
     let offsets = this.#offsets.get(scope);
     if (offsets === undefined) {
-      offsets = computeOffsets(this.#layer, scope);
+      offsets = this.#computeOffsets(this.#layer, scope);
       this.#offsets.set(scope, offsets);
     }
     return offsets;
@@ -159,7 +168,8 @@ export function partsHeld(parameter: Parameter, layer: LinearLayer): readonly Li
   return layer.parts.filter(({ shardId }) => shardId !== null && parts.includes(shardId));
 }
 
-function computeOffsets(layer: LinearLayer, scope: "global" | "local"): OriginalOffsets {
+/** Prefix sums of the rows of a layer's logical matrices, by shard id, and their "total". */
+export function originalOffsets(layer: LinearLayer, scope: OffsetScope): OriginalOffsets {
   const offsets = new Map<string, Extent>();
   let offset = 0;
   for (const part of layer.parts) {
