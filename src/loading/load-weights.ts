@@ -22,7 +22,11 @@ export interface LoadWeightsReport {
 }
 
 /** Throws CheckpointError `UNEXPECTED_TENSOR`, `MISSING_TENSOR`, or what a weight loader throws. */
-export function loadWeights(context: LayerContext, checkpoint: Checkpoint, options: LoadWeightsOptions): LoadWeightsReport {
+export function loadWeights(
+  context: LayerContext,
+  checkpoint: Checkpoint,
+  options: LoadWeightsOptions,
+): LoadWeightsReport {
   const ignored: string[] = [];
   const loaded = new Set<string>();
   checkSurplus(context, checkpoint, options.ignores);

@@ -55,7 +55,12 @@ export function registerPlugin(registries: Registries, plugin: Plugin): void {
   } catch (error) {
     if (error instanceof ShardloomError) throw error;
     const message = error instanceof Error ? error.message : String(error);
-    throw new PluginError("PLUGIN_FAILED", `plugin ${name} failed to register: ${message}`, { plugin: name }, { cause: error });
+    throw new PluginError(
+      "PLUGIN_FAILED",
+      `plugin ${name} failed to register: ${message}`,
+      { plugin: name },
+      { cause: error },
+    );
   }
 }
 
@@ -90,7 +95,12 @@ export async function importPlugin(url: string): Promise<Plugin> {
     module = await import(url);
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
-    throw new PluginError("PLUGIN_FAILED", `cannot import plugin ${url}: ${message}`, { plugin: url }, { cause: error });
+    throw new PluginError(
+      "PLUGIN_FAILED",
+      `cannot import plugin ${url}: ${message}`,
+      { plugin: url },
+      { cause: error },
+    );
   }
   const plugin = typeof module === "object" && module !== null && "plugin" in module ? module.plugin : undefined;
   checkPlugin(plugin, url);

@@ -36,7 +36,8 @@ export class ConfigReader {
   /** A finite number above 0. */
   positive(key: string, fallback?: number): number {
     const value = this.get(key) ?? fallback ?? null;
-    if (typeof value !== "number" || !Number.isFinite(value) || value <= 0) throw this.invalid(key, "a number above 0", value);
+    if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
+      throw this.invalid(key, "a number above 0", value);
     return value;
   }
 
@@ -76,7 +77,8 @@ export class ConfigReader {
     const key = this.has("dtype") ? "dtype" : "torch_dtype";
     const name = this.string(key, "bfloat16").replace(/^torch\./, "");
     const dtype = { float32: "f32", float16: "f16", bfloat16: "bf16" }[name];
-    if (dtype !== "f32" && dtype !== "f16" && dtype !== "bf16") throw this.invalid(key, "float32, float16 or bfloat16", name);
+    if (dtype !== "f32" && dtype !== "f16" && dtype !== "bf16")
+      throw this.invalid(key, "float32, float16 or bfloat16", name);
     return isFloat(dtype) ? dtype : "bf16";
   }
 
@@ -93,11 +95,15 @@ export class ConfigReader {
 
   invalid(key: string, expected: string, value: unknown): CheckpointError {
     const received = describeValue(value);
-    return new CheckpointError("INVALID_CONFIG", `${this.#path}: expected ${key} to be ${expected} but received ${received}`, {
-      file: this.#path,
-      option: key,
-      expected,
-      received,
-    });
+    return new CheckpointError(
+      "INVALID_CONFIG",
+      `${this.#path}: expected ${key} to be ${expected} but received ${received}`,
+      {
+        file: this.#path,
+        option: key,
+        expected,
+        received,
+      },
+    );
   }
 }

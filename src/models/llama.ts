@@ -15,8 +15,8 @@ import { createCosSin, type RopeScaling } from "../layers/rotary.js";
 import {
   type HeadRange,
   rangeSize,
-  scaleSplit,
   type Split,
+  scaleSplit,
   splitHeads,
   splitSize,
   splitVocabulary,
@@ -102,7 +102,12 @@ interface Activations {
   readonly activated: Operand;
 }
 
-function createActivations(config: LlamaConfig, own: HeadRange, intermediate: number, memory: ModelMemory): Activations {
+function createActivations(
+  config: LlamaConfig,
+  own: HeadRange,
+  intermediate: number,
+  memory: ModelMemory,
+): Activations {
   const tokens = memory.maxTokens;
   const q = rangeSize(own.queryHeads) * config.headSize;
   const kv = rangeSize(own.kvHeads) * config.headSize;
@@ -252,7 +257,11 @@ class LlamaModel implements Model {
     const parts: Parts = { context, memory, config, plan, own, cosSin };
     this.#embedding = new VocabParallelEmbedding(context, { prefix: "model.embed_tokens", ...ends });
     this.#blocks = Array.from({ length: config.layers }, (_, layer) => new LlamaBlock(parts, layer));
-    this.#norm = new RMSNorm(context, { prefix: "model.norm", size: config.hiddenSize, epsilon: config.rmsNormEpsilon });
+    this.#norm = new RMSNorm(context, {
+      prefix: "model.norm",
+      size: config.hiddenSize,
+      epsilon: config.rmsNormEpsilon,
+    });
     this.#head = config.tiedEmbeddings
       ? new TiedLMHead(context, this.#embedding)
       : new ParallelLMHead(context, { prefix: "lm_head", ...ends });
@@ -290,4 +299,3 @@ export const llama: ModelFamily = {
     return name.startsWith("lm_head.") && parseLlamaConfig(json).tiedEmbeddings;
   },
 };
-

@@ -32,11 +32,15 @@ export function rangeOf(split: Split, rank: number): Range {
 /** `total` equal parts; throws PartitionError `UNEVEN_SPLIT` naming `what` when it does not divide. */
 export function splitEvenly(total: number, worldSize: number, what: string): Split {
   if (total % worldSize !== 0) {
-    throw new PartitionError("UNEVEN_SPLIT", `${what}: expected a multiple of ${worldSize} ranks but received ${total}`, {
-      expected: `a multiple of ${worldSize}`,
-      received: total,
-      worldSize,
-    });
+    throw new PartitionError(
+      "UNEVEN_SPLIT",
+      `${what}: expected a multiple of ${worldSize} ranks but received ${total}`,
+      {
+        expected: `a multiple of ${worldSize}`,
+        received: total,
+        worldSize,
+      },
+    );
   }
   return splitUnits(total, total / worldSize, worldSize, what);
 }

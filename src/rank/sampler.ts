@@ -158,5 +158,11 @@ export class Sampler {
 /** Row `index` of an i32 tensor of two rows, as a vector of another 4-byte dtype. */
 function half(tensor: Tensor, dtype: "f32" | "i32", index: number): Tensor {
   const columns = tensor.shape[1] ?? 0;
-  return { ...tensor, name: `${tensor.name}.${index}`, dtype, shape: [columns], byteOffset: tensor.byteOffset + index * columns * 4 };
+  return {
+    ...tensor,
+    name: `${tensor.name}.${index}`,
+    dtype,
+    shape: [columns],
+    byteOffset: tensor.byteOffset + index * columns * 4,
+  };
 }

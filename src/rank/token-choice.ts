@@ -98,7 +98,8 @@ export class TokenDrawer {
     if (topP >= 1) return threshold;
     let total = 0;
     let kept = 0;
-    for (; kept < sorted.length && largest(kept) >= threshold; kept++) total += Math.exp((largest(kept) - max) / temperature);
+    for (; kept < sorted.length && largest(kept) >= threshold; kept++)
+      total += Math.exp((largest(kept) - max) / temperature);
     let sum = 0;
     for (let rank = 0; rank < kept; rank++) {
       sum += Math.exp((largest(rank) - max) / temperature);
