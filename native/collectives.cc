@@ -103,13 +103,18 @@ void unpark_all(uint32_t*) {}
 
 CollectiveStatus status_of(uint32_t poison) { return static_cast<CollectiveStatus>(poison & kReasonMask); }
 
+/** Wakes all that are parked, and all that are about to park on what the gate was before. */
+void open_gate(uint32_t* words) {
+  Word(words[kGate]).fetch_add(1);
+  unpark_all(words + kGate);
+}
+
 /** Sets the poison word unless it is set, and wakes everybody. Returns the word that stands. */
 uint32_t poison_region(uint32_t* words, CollectiveStatus reason, uint32_t rank) {
   const uint32_t wanted = static_cast<uint32_t>(reason) | (rank + 1) << kRankShift;
   uint32_t standing = 0;
   const bool first = Word(words[kPoison]).compare_exchange_strong(standing, wanted);
-  Word(words[kGate]).fetch_add(1);
-  unpark_all(words + kGate);
+  open_gate(words);
   return first ? wanted : standing;
 }
 
@@ -316,8 +321,7 @@ CollectiveStatus CollectiveRank::wait_slowly(uint32_t phase, uint32_t next) cons
 void CollectiveRank::wake_parked() const {
   Word parked(words_[kParked]);
   if (parked.load() == 0 || parked.exchange(0) == 0) return;
-  Word(words_[kGate]).fetch_add(1);
-  unpark_all(words_ + kGate);
+  open_gate(words_);
 }
 
 CollectiveStatus CollectiveRank::check_requests(uint32_t phase, const Request& request) const {
@@ -448,11 +452,11 @@ CollectiveStatus CollectiveRank::barrier() {
   return status == CollectiveStatus::kDone ? meet(next_phase(), Request{kBarrier, 0, 0, 0}) : status;
 }
 
-bool abort_collectives(void* base, size_t size_bytes, uint32_t rank) {
+bool wake_collectives(void* base, size_t size_bytes) {
   auto* words = static_cast<uint32_t*>(base);
   const size_t needed = described_bytes(words, size_bytes);
   if (needed == 0 || needed > size_bytes) return false;
-  poison_region(words, CollectiveStatus::kAborted, rank < words[kWorldSize] ? rank : UINT32_MAX);
+  open_gate(words);
   return true;
 }
 

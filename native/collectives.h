@@ -94,10 +94,7 @@ class CollectiveRank {
   std::size_t one_shot_elements_ = 0;
 };
 
-/**
- * Poisons a region for all ranks and wakes those that are parked. `rank` is named in their errors; world_size or more
- * stands for a thread that is no rank. False when the bytes hold no region.
- */
-bool abort_collectives(void* base, std::size_t size_bytes, std::uint32_t rank);
+/** Wakes all ranks that are parked, for whoever poisoned the region elsewhere. False when the bytes hold no region. */
+bool wake_collectives(void* base, std::size_t size_bytes);
 
 }  // namespace shardloom

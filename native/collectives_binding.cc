@@ -1,6 +1,6 @@
 // Exports of the addon for src/collectives/native-engine.ts. A region of collectives is bound as one u8 tensor. The
-// four that wait return a CollectiveStatus; they block the calling thread, and only abortCollectives, from another
-// thread, or the deadline gets it back.
+// four that wait return a CollectiveStatus; they block the calling thread, and only the other ranks, the
+// deadline or a poisoned region get it back.
 #include "collectives_binding.h"
 
 #include <iterator>
@@ -104,12 +104,11 @@ napi_value barrier(napi_env env, napi_callback_info info) {
 }
 
 /** Takes the bytes themselves, so that a thread which is no rank need not bind them. */
-napi_value abort_all(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "abortCollectives", 2);
+napi_value wake(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "wakeCollectives", 1);
   const Bytes region = arguments.bytes("region");
-  const auto rank = static_cast<std::uint32_t>(arguments.integer("rank", 0, INT32_MAX));
   if (arguments.ok()) {
-    arguments.expect(abort_collectives(region.data, region.length, rank),
+    arguments.expect(wake_collectives(region.data, region.length),
                      "expected a region of collectives but received %zu bytes", region.length);
   }
   return nullptr;
@@ -124,7 +123,7 @@ napi_status register_collectives(napi_env env, napi_value exports, AddonInstance
   };
   const napi_property_descriptor methods[] = {
       method("allReduce", all_reduce), method("allGather", all_gather),         method("broadcast", broadcast),
-      method("barrier", barrier),      method("abortCollectives", abort_all),
+      method("barrier", barrier),      method("wakeCollectives", wake),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);
 }

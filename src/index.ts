@@ -1,6 +1,8 @@
 /** The public API. Wiring only: it finds the model, loads plugins, sizes the engine and starts the ranks. */
+import type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
 import { resolveModel } from "./checkpoint/model-dir.js";
-import { startCoordinator } from "./coordinator/coordinator.js";
+import { weightBytes } from "./checkpoint/weight-bytes.js";
+import { type RankProgress, startCoordinator } from "./coordinator/coordinator.js";
 import type { CoordinatorTimeouts } from "./coordinator/timeouts.js";
 import type { FloatDType } from "./core/dtype.js";
 import { isDType, isFloat } from "./core/dtype.js";
@@ -46,6 +48,15 @@ export type { FinishReason } from "./engine/sequence.js";
 export { SUPPORTED_ARCHITECTURES } from "./models/registry.js";
 export type { RankReport } from "./rank/model-runner.js";
 
+/** How far one rank is with loading. */
+export interface LoadProgress {
+  readonly rank: number;
+  /** Bytes it has read. */
+  readonly bytesRead: number;
+  /** Bytes of all weight files: about what all ranks read together. */
+  readonly totalBytes: number;
+}
+
 /** How an engine is launched. Only `model` is needed. */
 export interface LaunchOptions extends CapacityOptions {
   /** A directory, a file, or a hub id `org/name[@revision]`. */
@@ -70,8 +81,10 @@ export interface LaunchOptions extends CapacityOptions {
   /** dtype of the KV cache. Default f32: exact. */
   readonly kvCacheDtype?: FloatDType | undefined;
   readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
+  /** Called for every chunk that is downloaded from the hub. */
+  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Called a few times a second while ranks load. */
-  readonly onProgress?: ((progress: { readonly rank: number; readonly bytesRead: number }) => void) | undefined;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
   /** Gives up the launch when aborted. */
   readonly signal?: AbortSignal | undefined;
   /** Level of the log on stderr. Default SHARDLOOM_LOG_LEVEL, or "warn". */
@@ -91,8 +104,8 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
   const plugins = pluginUrls(options.plugins ?? []);
   const registries = await loadPlugins(plugins);
-  const { signal, revision, onProgress } = options;
-  const { path } = await resolveModel(options.model, { signal, revision });
+  const { signal, revision, onProgress, onDownload } = options;
+  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
   const loader = registries.modelLoaders.select(path, options.loadFormat);
   const description = await loader.describe(path);
   const config = selectFamily(description.config).parseConfig(description.config);
@@ -108,7 +121,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     plugins,
     logger,
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
-    ...(onProgress === undefined ? {} : { onProgress: ({ rank, bytes }) => onProgress({ rank, bytesRead: bytes }) }),
+    ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
     ...(signal === undefined ? {} : { signal }),
   });
   try {
@@ -117,6 +130,11 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     await executor.close();
     throw error;
   }
+}
+
+/** Adds what only the model's files tell to what the coordinator reports. */
+function reporter(report: (progress: LoadProgress) => void, totalBytes: number): (progress: RankProgress) => void {
+  return ({ rank, bytes }) => report({ rank, bytesRead: bytes, totalBytes });
 }
 
 /** File URLs of the plugins named in options and environment, each once. Throws PluginError `PLUGIN_NOT_FOUND`. */

@@ -107,7 +107,7 @@ export function abortRegion(region: CollectiveRegion, rank?: number): void {
   const status = nativeAddon();
   if (!status.loaded) return;
   const { buffer, base, capacity } = region.memory;
-  status.addon.abortCollectives(new Uint8Array(buffer, base, capacity), rank ?? region.worldSize);
+  status.addon.wakeCollectives(new Uint8Array(buffer, base, capacity));
 }
 
 class SharedMemoryCollective implements Collective {

@@ -125,8 +125,8 @@ export interface NativeAddon {
   /** The first `count` elements of `data` on rank `root` replace those of every rank. */
   broadcast(region: NativeHandle, rank: number, data: NativeHandle, count: number, root: number): number;
   barrier(region: NativeHandle, rank: number): number;
-  /** Makes all of the above return "aborted" on every rank, now and later. A `rank` beyond the world size: by no rank. */
-  abortCollectives(region: Uint8Array, rank: number): void;
+  /** Wakes all ranks that are parked in one of the above, so that they see that the region was poisoned. */
+  wakeCollectives(region: Uint8Array): void;
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */

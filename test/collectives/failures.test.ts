@@ -69,6 +69,15 @@ for (const engine of engines) {
       assert.equal(stopped?.error, undefined);
     });
 
+    it("a rank behind the wrap of the phase count has not arrived", () => {
+      for (const last of [0x7fffffff, -1]) {
+        const region = createRegion({ worldSize: 2 });
+        for (const rank of [0, 1]) wordsOf(region)[rankLine(rank) + RANK_LINE.arrived] = last;
+        const collective = createSharedMemoryCollective(region, 0, { timeoutMs: 1, native: engine === "native" });
+        assert.throws(() => collective.execute({ kind: "barrier" }), { code: "COLLECTIVE_TIMEOUT" });
+      }
+    });
+
     for (const parked of [true, false]) {
       it(`abort from outside wakes ranks that ${parked ? "are parked" : "spin"}`, async () => {
         const region = createRegion({ worldSize: 3 });

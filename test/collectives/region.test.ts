@@ -99,8 +99,8 @@ describe("region of collectives", () => {
     const cut = addon.bind(new Uint8Array(buffer, base, capacity - 1), "u8", 1, capacity - 1);
     assert.throws(() => addon.barrier(whole, 2), RangeError);
     assert.throws(() => addon.barrier(cut, 0), RangeError);
-    assert.throws(() => addon.abortCollectives(new Uint8Array(64), 0), RangeError);
-    assert.throws(() => addon.abortCollectives(new Uint8Array(0), 0), RangeError);
+    assert.throws(() => addon.wakeCollectives(new Uint8Array(64)), RangeError);
+    assert.throws(() => addon.wakeCollectives(new Uint8Array(0)), RangeError);
     wordsOf(region)[HEADER.worldSize] = 0x7fffffff;
     assert.throws(() => addon.barrier(whole, 0), RangeError);
   });

@@ -138,6 +138,7 @@ for (const engine of engines) {
     it("sum NaN, infinities, signed zeros and denormals as IEEE 754 says, with one NaN for all", async () => {
       await fc.assert(
         fc.asyncProperty(fc.integer({ min: 2, max: 4 }).chain(scriptOfSpecials), async ({ worldSize, script }) => {
+          await checkScript(engine, { worldSize }, script);
           await checkScript(engine, { worldSize, slotBytes: TINY_SLOT_BYTES, oneShotBytes: 64 }, script);
         }),
         { numRuns: 5 },

@@ -1,0 +1,71 @@
+// Runs the tests of kernels and collectives on an addon built with sanitizers, and fails on any report.
+//   node scripts/sanitize.mjs address    memory errors and undefined behaviour
+//   node scripts/sanitize.mjs thread     data races
+// Needs GCC on Linux: Node.js itself is not instrumented, so the sanitizer's runtime is preloaded into it.
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const kinds = {
+  address: { sanitizers: "address,undefined", directory: "build-asan", runtime: "libasan.so" },
+  thread: { sanitizers: "thread", directory: "build-tsan", runtime: "libtsan.so" },
+};
+const kind = kinds[process.argv[2] ?? "address"];
+if (kind === undefined) {
+  console.error(`expected one of ${Object.keys(kinds).join(", ")} but received ${process.argv[2]}`);
+  process.exit(2);
+}
+
+// Without the configuration file, whose specs would be added to these.
+const mochaArguments = [
+  ...["--no-config", "--forbid-only", "--timeout", "600000"],
+  ...["dist/test/kernels/**/*.test.js", "dist/test/collectives/**/*.test.js"],
+];
+
+function run(command, args, options = {}) {
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: "inherit", ...options });
+  if (error !== undefined) console.error(`${command}: ${error.message}`);
+  return status ?? 1;
+}
+
+function runOrExit(command, args) {
+  const status = run(command, args);
+  if (status !== 0) process.exit(status);
+}
+
+/** Path of a library that belongs to the compiler which cmake chose. */
+function runtimeLibrary(name) {
+  const cache = readFileSync(join(root, kind.directory, "CMakeCache.txt"), "utf8");
+  const compiler = /^CMAKE_CXX_COMPILER:\w+=(.+)$/m.exec(cache)?.[1] ?? "g++";
+  const path = spawnSync(compiler, [`-print-file-name=${name}`], { encoding: "utf8" }).stdout?.trim() ?? "";
+  if (path !== name && existsSync(path)) return path;
+  console.error(`expected the GNU C++ compiler, which has ${name}, but cmake chose ${compiler}`);
+  process.exit(1);
+}
+
+runOrExit("npm", ["run", "--silent", "build:ts"]);
+runOrExit(process.execPath, [join(root, "scripts", "build-native.mjs"), "--sanitize", kind.sanitizers]);
+
+const reports = mkdtempSync(join(tmpdir(), "shardloom-sanitize-"));
+// Node.js never frees what lives as long as the process, so leaks are not looked for. Reports go to files, one a
+// process, for a test may start processes whose output it keeps to itself.
+const sanitizerOptions = `detect_leaks=0:abort_on_error=0:exitcode=66:log_path=${join(reports, "report")}`;
+const status = run(process.execPath, [join(root, "node_modules", "mocha", "bin", "mocha.js"), ...mochaArguments], {
+  env: {
+    ...process.env,
+    LD_PRELOAD: runtimeLibrary(kind.runtime),
+    SHARDLOOM_NATIVE_ADDON: join(root, kind.directory, "Release", "shardloom_native.node"),
+    SHARDLOOM_SANITIZED: process.argv[2] ?? "address",
+    ASAN_OPTIONS: sanitizerOptions,
+    UBSAN_OPTIONS: `print_stacktrace=1:${sanitizerOptions}`,
+    TSAN_OPTIONS: sanitizerOptions,
+  },
+});
+const files = readdirSync(reports);
+for (const file of files) console.error(readFileSync(join(reports, file), "utf8"));
+rmSync(reports, { recursive: true });
+if (files.length > 0) console.error(`${files.length} processes were reported on by the ${kind.sanitizers} sanitizer`);
+process.exit(files.length > 0 ? 66 : status);

@@ -1,0 +1,21 @@
+/** The plugins that come with the command line without being named. */
+import { PluginError } from "../core/errors.js";
+import type { Logger } from "../core/logger.js";
+import { resolvePlugin } from "../loading/plugins.js";
+import { packageFolder, readPackageManifest } from "./package-manifest.js";
+
+/**
+ * File URLs of the plugins that shardloom's package.json lists, as far as they are installed beside it; one that is not
+ * is no error. The working directory is not searched: nobody asked for code from there.
+ */
+export function defaultPlugins(logger: Logger): readonly string[] {
+  return readPackageManifest().defaultPlugins.flatMap((name) => {
+    try {
+      return [resolvePlugin(name, packageFolder)];
+    } catch (error) {
+      if (!(error instanceof PluginError && error.code === "PLUGIN_NOT_FOUND")) throw error;
+      logger.debug({ plugin: name }, "default plugin is not installed");
+      return [];
+    }
+  });
+}

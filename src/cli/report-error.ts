@@ -1,0 +1,58 @@
+/** What a person reads when a command fails: one line with a stable code, and a stack trace only if asked for. */
+import { inspect } from "node:util";
+import { CommanderError } from "commander";
+import { ShardloomError } from "../core/errors.js";
+import { EXIT_OK, EXIT_USAGE, exitCodeOf } from "./exit-codes.js";
+import { oneLine, printable } from "./terminal-text.js";
+
+/** Options of the API whose names differ from the flags that set them. */
+const FLAGS: ReadonlyMap<string, string> = new Map([
+  ["tensorParallelSize", "--tp"],
+  ["maxModelLength", "--max-model-len"],
+  ["kvCacheBytes", "--kv-cache-bytes"],
+  ["kvCacheDtype", "--kv-cache-dtype"],
+  ["loadFormat", "--load-format"],
+  ["logLevel", "--log-level"],
+  ["promptTokenIds", "--prompt-ids"],
+  ["tokenIds", "--token-ids"],
+  ["stopTokenIds", "--stop-token-ids"],
+]);
+
+/** What is to be printed, and what the process is to exit with. */
+export interface ErrorReport {
+  readonly exitCode: number;
+  /** Lines for stderr; none where commander has printed what was asked for. */
+  readonly text: string;
+}
+
+/** `verbose` adds the stack trace, with that of every cause. */
+export function reportError(error: unknown, verbose: boolean): ErrorReport {
+  if (error instanceof CommanderError) return reportUsage(error);
+  const exitCode = exitCodeOf(error);
+  const code = error instanceof ShardloomError ? error.code : "INTERNAL";
+  const line = `shardloom: error[${code}]: ${messageOf(error)}\n`;
+  return { exitCode, text: verbose ? `${line}${printable(inspect(error))}\n` : line };
+}
+
+/** The line of `reportError` alone. */
+export function errorLine(error: unknown): string {
+  return reportError(error, false).text;
+}
+
+/** Commander has printed help and version itself, and nothing else (see program.ts). */
+function reportUsage({ code, exitCode, message }: CommanderError): ErrorReport {
+  if (exitCode === 0) return { exitCode: EXIT_OK, text: "" };
+  if (code === "commander.help") return { exitCode: EXIT_USAGE, text: "" };
+  return {
+    exitCode: EXIT_USAGE,
+    text: `shardloom: error[INVALID_USAGE]: ${oneLine(message.replace(/^error: /, ""))}\n`,
+  };
+}
+
+function messageOf(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof ShardloomError) || error.details.option === undefined) return oneLine(message);
+  const option = error.details.option.replace(/\[\d+\]$/, "");
+  const flag = FLAGS.get(option);
+  return oneLine(flag === undefined ? message : message.replaceAll(option, flag));
+}

@@ -1,0 +1,233 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { FloatDType } from "../../src/core/dtype.js";
+import type { Tensor } from "../../src/core/tensor.js";
+import type { Kernels } from "../../src/kernels/kernels.js";
+import { createReferenceKernels } from "../../src/kernels/reference.js";
+import { assertClose, bitsOf, floats, forEachIsa, integers, numbersOf, Random, scoped, zeros } from "./tensors.js";
+
+interface Sequence {
+  /** Positions in the cache, those of the queries included. */
+  readonly context: number;
+  readonly queries: number;
+}
+
+interface Setting {
+  readonly dtype: FloatDType;
+  readonly headSize: number;
+  readonly blockSize: number;
+  readonly kvHeadOf: readonly number[];
+  readonly kvHeads: number;
+  readonly slidingWindow: number;
+  readonly softCap: number;
+  readonly sequences: readonly Sequence[];
+}
+
+interface Inputs {
+  readonly setting: Setting;
+  readonly q: Tensor;
+  readonly keys: Tensor;
+  readonly values: Tensor;
+  readonly queryStarts: Tensor;
+  readonly contextLengths: Tensor;
+  readonly blockTables: Tensor;
+}
+
+/** Columns of q beyond the heads, as the keys and values of a fused projection are. */
+const EXTRA_COLUMNS = 3;
+
+function makeInputs(setting: Setting, seed: number): Inputs {
+  const random = new Random(seed);
+  const { dtype, headSize, blockSize, kvHeads, kvHeadOf, sequences } = setting;
+  const blocksOf = ({ context }: Sequence) => Math.ceil(context / blockSize);
+  const tableColumns = Math.max(1, ...sequences.map(blocksOf)) + 1;
+  const needed = sequences.reduce((sum, sequence) => sum + blocksOf(sequence), 0);
+  const blocks = random.permutation(needed + 2);
+  const starts = [0];
+  const tables: number[] = [];
+  for (const sequence of sequences) {
+    starts.push((starts.at(-1) ?? 0) + sequence.queries);
+    const own = Array.from({ length: blocksOf(sequence) }, () => blocks.pop() ?? 0);
+    // Entries that no position needs may hold anything.
+    tables.push(...own, ...Array.from({ length: tableColumns - own.length }, () => -1));
+  }
+  const columns = kvHeadOf.length * headSize + EXTRA_COLUMNS;
+  const shape = [needed + 2, kvHeads, blockSize, headSize];
+  return {
+    setting,
+    q: random.floats("f32", [starts.at(-1) ?? 0, columns], 2),
+    keys: random.floats(dtype, shape, 2),
+    values: random.floats(dtype, shape),
+    queryStarts: integers([starts.length], starts),
+    contextLengths: integers(
+      [sequences.length],
+      sequences.map(({ context }) => context),
+    ),
+    blockTables: integers([sequences.length, tableColumns], tables),
+  };
+}
+
+function attend(kernels: Kernels, inputs: Inputs): Tensor {
+  const { headSize, blockSize, kvHeads, kvHeadOf, slidingWindow, softCap, sequences } = inputs.setting;
+  const heads = kvHeadOf.length;
+  const out = zeros("f32", [inputs.q.shape[0] ?? 0, heads * headSize]);
+  scoped(kernels, (bind) => {
+    const cache = { keys: bind(inputs.keys), values: bind(inputs.values), kvHeads, headSize, blockSize };
+    const batch = {
+      queryStarts: bind(inputs.queryStarts),
+      contextLengths: bind(inputs.contextLengths),
+      blockTables: bind(inputs.blockTables),
+    };
+    const scale = 1 / Math.sqrt(headSize);
+    const map = bind(integers([heads], kvHeadOf));
+    const shape = { heads, kvHeads, kvHeadOf: map, headSize, scale, slidingWindow, softCap };
+    kernels.attention(bind(out), bind(inputs.q), cache, batch, sequences.length, shape);
+  });
+  return out;
+}
+
+const reference = createReferenceKernels();
+
+/** Values are below 1, so this is relative to the largest that an output can be. */
+const TOLERANCE = 1e-5;
+
+function expectReference(kernels: Kernels, inputs: Inputs): void {
+  assertClose(attend(kernels, inputs), attend(reference, inputs), () => TOLERANCE);
+}
+
+const sequenceArbitrary = fc
+  .tuple(fc.integer({ min: 1, max: 90 }), fc.nat())
+  .map(([context, part]): Sequence => ({ context, queries: part % (context + 1) }));
+
+const settings: fc.Arbitrary<Setting> = fc.record({
+  dtype: fc.constantFrom<FloatDType>("f32", "bf16", "f16"),
+  headSize: fc.oneof(fc.constantFrom(16, 32, 64, 80, 128), fc.integer({ min: 1, max: 70 })),
+  blockSize: fc.oneof(fc.constantFrom(8, 16, 32), fc.integer({ min: 1, max: 40 })),
+  kvHeadOf: fc
+    .array(fc.integer({ min: 0, max: 2 }), { minLength: 1, maxLength: 9 })
+    .map((heads) => heads.sort((a, b) => a - b)),
+  kvHeads: fc.constant(3),
+  slidingWindow: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 50 })),
+  softCap: fc.constantFrom(0, 2, 30),
+  sequences: fc.array(sequenceArbitrary, { minLength: 1, maxLength: 4 }),
+});
+
+const grouped: Setting = {
+  dtype: "bf16",
+  headSize: 64,
+  blockSize: 16,
+  kvHeadOf: [0, 0, 0, 1, 1, 1, 2, 2, 2],
+  kvHeads: 3,
+  slidingWindow: 0,
+  softCap: 0,
+  sequences: [{ context: 75, queries: 75 }],
+};
+
+describe("native attention", () => {
+  forEachIsa((kernels) => {
+    it("agrees with the reference for any heads, blocks, windows, caps and sequences", () => {
+      fc.assert(
+        fc.property(settings, fc.integer(), (setting, seed) => expectReference(kernels, makeInputs(setting, seed))),
+        { numRuns: 120 },
+      );
+    });
+
+    it("agrees with the reference for the head sizes of models, in prefill and decode", () => {
+      for (const headSize of [16, 32, 64, 80, 96, 112, 128, 256, 512]) {
+        const sequences = [
+          { context: 40, queries: 40 },
+          { context: 70, queries: 1 },
+          { context: 33, queries: 0 },
+          { context: 64, queries: 5 },
+        ];
+        expectReference(kernels, makeInputs({ ...grouped, headSize, sequences }, headSize));
+      }
+    });
+
+    it("agrees with the reference when all heads share one KV head, more than a tile holds", () => {
+      const kvHeadOf = Array.from({ length: 71 }, () => 0);
+      const sequences = [{ context: 35, queries: 3 }];
+      expectReference(kernels, makeInputs({ ...grouped, headSize: 32, kvHeads: 1, kvHeadOf, sequences }, 1));
+    });
+
+    for (const slidingWindow of [0, 20]) {
+      it(`gives a query the same bits in one prefill, in chunks and one by one (window ${slidingWindow})`, () => {
+        const inputs = makeInputs({ ...grouped, slidingWindow }, 7);
+        const whole = bitsOf(attend(kernels, inputs));
+        const width = grouped.kvHeadOf.length * grouped.headSize;
+        const qs = numbersOf(inputs.q);
+        const columns = inputs.q.shape[1] ?? 0;
+        for (const size of [1, 7, 32, 50]) {
+          for (let start = 0; start < 75; start += size) {
+            const queries = Math.min(size, 75 - start);
+            const chunk = {
+              ...inputs,
+              setting: { ...inputs.setting, sequences: [{ context: start + queries, queries }] },
+              q: floats("f32", [queries, columns], qs.slice(start * columns, (start + queries) * columns)),
+              queryStarts: integers([2], [0, queries]),
+              contextLengths: integers([1], [start + queries]),
+            };
+            const expected = whole.slice(start * width, (start + queries) * width);
+            assert.deepEqual(bitsOf(attend(kernels, chunk)), expected, `queries ${start} to ${start + queries}`);
+          }
+        }
+      });
+    }
+
+    it("reads nothing of the cache but the positions a query sees", () => {
+      const sequences = [
+        { context: 37, queries: 3 },
+        { context: 50, queries: 1 },
+      ];
+      const inputs = makeInputs({ ...grouped, dtype: "f32", slidingWindow: 10, sequences }, 11);
+      const clean = bitsOf(attend(kernels, inputs));
+      const tables = numbersOf(inputs.blockTables);
+      const columns = inputs.blockTables.shape[1] ?? 0;
+      const { blockSize, headSize, kvHeads } = inputs.setting;
+      const seen = new Set<number>();
+      for (const [s, { context, queries }] of sequences.entries()) {
+        for (let p = context - queries - 9; p < context; p++) {
+          seen.add((tables[s * columns + Math.floor(p / blockSize)] ?? 0) * blockSize + (p % blockSize));
+        }
+      }
+      const spoil = (tensor: Tensor): Tensor =>
+        floats(
+          "f32",
+          tensor.shape,
+          numbersOf(tensor).map((value, index) => {
+            const block = Math.floor(index / (kvHeads * blockSize * headSize));
+            const slot = block * blockSize + (Math.floor(index / headSize) % blockSize);
+            return seen.has(slot) ? value : Number.NaN;
+          }),
+        );
+      const spoiled = { ...inputs, keys: spoil(inputs.keys), values: spoil(inputs.values) };
+      assert.deepEqual(bitsOf(attend(kernels, spoiled)), clean);
+    });
+
+    it("keeps a value that is not a number from the queries before it", () => {
+      const inputs = makeInputs({ ...grouped, dtype: "f32", blockSize: 80 }, 13);
+      const clean = numbersOf(attend(kernels, inputs));
+      const block = numbersOf(inputs.blockTables)[0] ?? 0;
+      const values = numbersOf(inputs.values);
+      const { blockSize, headSize, kvHeads } = inputs.setting;
+      for (let h = 0; h < kvHeads; h++) values[((block * kvHeads + h) * blockSize + 40) * headSize] = Number.NaN;
+      const out = numbersOf(attend(kernels, { ...inputs, values: floats("f32", inputs.values.shape, values) }));
+      const width = grouped.kvHeadOf.length * headSize;
+      assert.deepEqual(out.slice(0, 40 * width), clean.slice(0, 40 * width));
+      assert.ok(Number.isNaN(out[40 * width]));
+    });
+
+    it("does not overflow on large scores", () => {
+      const inputs = makeInputs({ ...grouped, headSize: 16 }, 5);
+      const large = {
+        ...inputs,
+        q: floats(
+          "f32",
+          inputs.q.shape,
+          numbersOf(inputs.q).map((value) => value * 1e4),
+        ),
+      };
+      assert.ok(numbersOf(attend(kernels, large)).every(Number.isFinite));
+    });
+  });
+});
