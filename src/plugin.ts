@@ -1,6 +1,7 @@
 /** The plugin API: everything a plugin may import. Wiring only. */
 export type { Checkpoint, CheckpointTensor } from "./checkpoint/checkpoint.js";
 export { RandomAccessFile } from "./checkpoint/random-access-file.js";
+export type { AllGather, AllReduce, Broadcast, Pass } from "./collectives/collective.js";
 export {
   bf16ToF32,
   bitsToF32,
@@ -13,6 +14,7 @@ export {
   f32ToBits,
   f32ToF16,
   isFloat,
+  widenTable,
 } from "./core/dtype.js";
 export {
   CheckpointError,
@@ -26,7 +28,7 @@ export {
 } from "./core/errors.js";
 export { isJsonObject, type JsonObject, type JsonValue, parseJsonObject, readJsonObject } from "./core/json.js";
 export type { Operand } from "./core/operand.js";
-export { bytesOf, elementCount, type Tensor } from "./core/tensor.js";
+export { bytesOf, elementCount, f32Of, i32Of, type Tensor } from "./core/tensor.js";
 export { dequantize, MIN_BLOCK_SIZE } from "./kernels/execution-format.js";
 export type { Code4Weight, DenseWeight, Int8Weight, Kernels, LinearWeight } from "./kernels/kernels.js";
 export type { ModelDescription, ModelLoader } from "./loading/model-loader.js";

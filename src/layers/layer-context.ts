@@ -4,7 +4,8 @@
  */
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import type { ArenaAllocator } from "../core/arena.js";
-import type { FloatDType } from "../core/dtype.js";
+import type { DType, FloatDType } from "../core/dtype.js";
+import type { Tensor } from "../core/tensor.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type { ParameterSpec, QuantizationConfig, ShardId } from "../quantization/contract.js";
 import { Parameter } from "./parameter.js";
@@ -52,10 +53,15 @@ export class LayerContext {
     this.#weights = options.weights;
   }
 
+  /** Zeroed memory that lives with the model's weights. */
+  allocate(name: string, dtype: DType, shape: readonly number[]): Tensor {
+    return this.#weights.allocate(name, dtype, shape);
+  }
+
   /** Creates a parameter of the layer `prefix`. */
   createParameter(prefix: string, spec: ParameterSpec): Parameter {
     const name = `${prefix}.${spec.name}${spec.parts === undefined ? "" : `[${spec.parts.join(", ")}]`}`;
-    const parameter = new Parameter(name, spec, this.#weights.allocate(name, spec.dtype, spec.shape), this.rank);
+    const parameter = new Parameter(name, spec, this.allocate(name, spec.dtype, spec.shape), this.rank);
     this.parameters.push(parameter);
     return parameter;
   }

@@ -13,7 +13,14 @@ import { InternalError, OptionError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
 import { type HeadRange, type Range, rangeOf, rangeSize, type Split } from "../parallel/partition.js";
-import type { LinearLayer, LinearMethod, LinearPart, ParameterSpec, ShardId } from "../quantization/contract.js";
+import type {
+  LinearLayer,
+  LinearMethod,
+  LinearPart,
+  LoadedWeights,
+  ParameterSpec,
+  ShardId,
+} from "../quantization/contract.js";
 import { callHook } from "../quantization/registry.js";
 import { UnquantizedLinearMethod } from "../quantization/unquantized.js";
 import type { LayerContext } from "./layer-context.js";
@@ -109,12 +116,16 @@ export abstract class LinearBase {
   }
 
   processWeightsAfterLoading(): void {
-    const { kernels } = this.context;
+    const { context, layer } = this;
+    const { kernels } = context;
     const bias = this.parameters.find(({ spec }) => spec.name === "bias");
     if (bias !== undefined) this.#bias = kernels.bind(bias.tensor);
     const tensor = (name: string, part?: ShardId): Tensor => this.#parameter(name, part).tensor;
+    const allocate: LoadedWeights["allocate"] = (name, dtype, shape) => {
+      return context.allocate(`${layer.prefix}.${name}`, dtype, shape);
+    };
     this.#hook("processWeightsAfterLoading", () => {
-      this.method.processWeightsAfterLoading({ kernels, tensor }, this.layer);
+      this.method.processWeightsAfterLoading({ kernels, tensor, allocate }, layer);
     });
   }
 
@@ -294,12 +305,11 @@ export class RowParallelLinear extends LinearBase {
   *forward(out: Operand, x: Operand, rows: number): Pass {
     const { rank, worldSize } = this.layer;
     const { kernels } = this.context;
-    const bias = rank === 0 ? this.bias : null;
     if (worldSize > 1 && this.method.applyReduced !== undefined) {
-      yield* this.method.applyReduced(kernels, out, x, bias, rows);
+      yield* this.method.applyReduced(kernels, out, x, this.bias, rows);
       return;
     }
-    this.method.apply(kernels, out, x, bias, rows);
+    this.method.apply(kernels, out, x, rank === 0 ? this.bias : null, rows);
     if (worldSize === 1) return;
     // One request object, reused: a step allocates nothing.
     if (this.#request?.data !== out) this.#request = { kind: "allReduce", data: out, count: 0 };

@@ -115,6 +115,8 @@ export interface LoadedWeights {
   readonly kernels: Kernels;
   /** Storage of a parameter the method added; `part`, where several parameters have that name, is one of its shard ids. */
   tensor(name: string, part?: ShardId): Tensor;
+  /** Zeroed memory beside the parameters, for what is not loaded: codebooks, scratch of `apply`. Lives with the model. */
+  allocate(name: string, dtype: DType, shape: readonly number[]): Tensor;
 }
 
 /** Weights ready for the kernels: some consecutive rows of a layer's output on this rank. */
@@ -131,8 +133,8 @@ export interface LinearMethod {
   /** `out[m] = x[m] * W^T + bias` for the first `rows` rows; allocates nothing. */
   apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void;
   /**
-   * In a row-parallel layer, instead of `apply` and the all-reduce after it: a method whose arithmetic needs the other
-   * ranks before it can sum. `bias` is null except on rank 0.
+   * In a row-parallel layer of several ranks, instead of `apply` and the all-reduce after it: a method whose arithmetic
+   * needs the other ranks before it can sum. What it leaves in `out` is the whole result, bias included, on every rank.
    */
   applyReduced?(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): Pass;
   /** In an embedding: `out[m]` = row `ids[m] - firstId`, zeros where this rank has no such row. */
