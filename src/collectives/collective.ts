@@ -8,8 +8,14 @@
  */
 import type { Operand } from "../core/operand.js";
 
+/** What all requests have. */
+interface Request {
+  /** Name of the module that asks, for traces and errors; the same on every rank. Set when the request is made. */
+  readonly site?: string;
+}
+
 /** Sum of the first `count` f32 of `data` over all ranks, in rank order, in f32; in place, bit-identical on all ranks. */
-export interface AllReduce {
+export interface AllReduce extends Request {
   readonly kind: "allReduce";
   readonly data: Operand;
   count: number;
@@ -19,7 +25,7 @@ export interface AllReduce {
  * Concatenation along columns: row m of `out` becomes row m of every rank's `data`, one after another. Rank r
  * contributes `widths[r]` columns: the first ones of its `data`. Same dtype (f32 or i32) everywhere.
  */
-export interface AllGather {
+export interface AllGather extends Request {
   readonly kind: "allGather";
   readonly data: Operand;
   readonly out: Operand;
@@ -28,7 +34,7 @@ export interface AllGather {
 }
 
 /** The first `count` elements (f32 or i32) of `data` on rank `root` replace those of every rank. */
-export interface Broadcast {
+export interface Broadcast extends Request {
   readonly kind: "broadcast";
   readonly data: Operand;
   readonly root: number;
@@ -36,7 +42,7 @@ export interface Broadcast {
 }
 
 /** No rank goes on before all have arrived. */
-export interface Barrier {
+export interface Barrier extends Request {
   readonly kind: "barrier";
 }
 

@@ -58,6 +58,11 @@ export class Arena {
     return new Arena({ name, buffer, base, capacity });
   }
 
+  /** An arena without memory: its tensors have shapes and no bytes. */
+  static virtual(name: string): Arena {
+    return new Arena({ name, buffer: new SharedArrayBuffer(0), base: 0, capacity: 0 });
+  }
+
   /** The arena that another thread created; allocating from it is the creator's business. */
   static from(handle: ArenaHandle): Arena {
     const arena = new Arena(handle);
@@ -107,8 +112,16 @@ function reserve(name: string, sizeBytes: number): SharedArrayBuffer {
   }
 }
 
+/** Whatever tensors come from. */
+export interface TensorAllocator {
+  /** A zeroed tensor. Throws ShardloomError `OUT_OF_MEMORY`. */
+  allocate(name: string, dtype: DType, shape: readonly number[]): Tensor;
+  /** Bytes handed out so far. */
+  readonly usedBytes: number;
+}
+
 /** Allocates tensors from arenas of `chunkBytes`, adding arenas as they fill. Larger tensors get an arena of their own. */
-export class ArenaAllocator {
+export class ArenaAllocator implements TensorAllocator {
   readonly #name: string;
   readonly #chunkBytes: number;
   readonly #arenas: Arena[] = [];
@@ -129,8 +142,26 @@ export class ArenaAllocator {
     return arena.allocate(name, dtype, shape);
   }
 
-  /** Bytes handed out so far. */
   get usedBytes(): number {
     return this.#arenas.reduce((sum, arena) => sum + arena.usedBytes, 0);
+  }
+}
+
+/** Tensors that are counted and not stored: what a model of any size would take, on a machine of any size. */
+export class VirtualAllocator implements TensorAllocator {
+  readonly #arena: Arena;
+  #usedBytes = 0;
+
+  constructor(name: string) {
+    this.#arena = Arena.virtual(name);
+  }
+
+  allocate(name: string, dtype: DType, shape: readonly number[]): Tensor {
+    this.#usedBytes = roundUp(this.#usedBytes, TENSOR_ALIGNMENT) + elementCount(shape) * dtypeBytes(dtype);
+    return { name, dtype, shape: [...shape], arena: this.#arena, byteOffset: 0 };
+  }
+
+  get usedBytes(): number {
+    return this.#usedBytes;
   }
 }

@@ -61,7 +61,8 @@ export class VocabParallelEmbedding extends LinearBase implements LogitsHead {
     }
     this.method.embed(this.context.kernels, out, ids, rows, this.#ids.start);
     if (this.layer.worldSize === 1) return;
-    if (this.#request?.data !== out) this.#request = { kind: "allReduce", data: out, count: 0 };
+    if (this.#request?.data !== out)
+      this.#request = { kind: "allReduce", site: this.layer.prefix, data: out, count: 0 };
     this.#request.count = rows * out.columns;
     yield this.#request;
   }

@@ -3,12 +3,19 @@
  * checkpoint names in which each layer says which loaded weights it takes.
  */
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
-import type { ArenaAllocator } from "../core/arena.js";
+import type { TensorAllocator } from "../core/arena.js";
 import type { DType, FloatDType } from "../core/dtype.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Kernels } from "../kernels/kernels.js";
-import type { ParameterSpec, QuantizationConfig, ShardId } from "../quantization/contract.js";
+import type {
+  LinearLayer,
+  LinearMethod,
+  ParameterSpec,
+  QuantizationConfig,
+  ShardId,
+} from "../quantization/contract.js";
 import { Parameter } from "./parameter.js";
+import type { PlacementObserver } from "./shard-placement.js";
 
 /** Takes one checkpoint tensor into one parameter. */
 export interface WeightTarget {
@@ -17,8 +24,12 @@ export interface WeightTarget {
   load(source: CheckpointTensor): void;
 }
 
-/** A module that has something to do once all of its parameters are loaded. */
-export interface Processed {
+/** A linear layer or an embedding, as the context knows it. */
+export interface LinearModule {
+  readonly layer: LinearLayer;
+  readonly method: LinearMethod;
+  readonly parameters: readonly Parameter[];
+  /** Called once all parameters of the model are loaded. */
   processWeightsAfterLoading(): void;
 }
 
@@ -26,10 +37,12 @@ export interface LayerContextOptions {
   readonly rank: number;
   readonly worldSize: number;
   readonly kernels: Kernels;
-  readonly weights: ArenaAllocator;
+  readonly weights: TensorAllocator;
   readonly quantization: QuantizationConfig;
   /** dtype of unquantized weights. */
   readonly dtype: FloatDType;
+  /** Hears how shards are placed; for tests and the simulator. */
+  readonly observer?: PlacementObserver;
 }
 
 export class LayerContext {
@@ -41,8 +54,10 @@ export class LayerContext {
   /** Checkpoint name -> who takes it. Exact names: nothing is matched by pattern. */
   readonly targets = new Map<string, WeightTarget[]>();
   readonly parameters: Parameter[] = [];
-  readonly #weights: ArenaAllocator;
-  readonly #processed: Processed[] = [];
+  /** Linear layers and embeddings, in the order of the model. */
+  readonly linears: LinearModule[] = [];
+  readonly observer: PlacementObserver;
+  readonly #weights: TensorAllocator;
 
   constructor(options: LayerContextOptions) {
     this.rank = options.rank;
@@ -50,6 +65,7 @@ export class LayerContext {
     this.kernels = options.kernels;
     this.quantization = options.quantization;
     this.dtype = options.dtype;
+    this.observer = options.observer ?? {};
     this.#weights = options.weights;
   }
 
@@ -73,12 +89,12 @@ export class LayerContext {
     else targets.push(target);
   }
 
-  /** Registers a layer to be processed after loading. */
-  addProcessed(layer: Processed): void {
-    this.#processed.push(layer);
+  /** Registers a linear layer: it is processed after loading. */
+  addLinear(layer: LinearModule): void {
+    this.linears.push(layer);
   }
 
   processWeightsAfterLoading(): void {
-    for (const layer of this.#processed) layer.processWeightsAfterLoading();
+    for (const layer of this.linears) layer.processWeightsAfterLoading();
   }
 }

@@ -25,7 +25,7 @@ import { callHook } from "../quantization/registry.js";
 import { UnquantizedLinearMethod } from "../quantization/unquantized.js";
 import type { LayerContext } from "./layer-context.js";
 import type { Parameter } from "./parameter.js";
-import { partsHeld, ShardPlacement } from "./shard-placement.js";
+import { originalOffsets, partsHeld, ShardPlacement } from "./shard-placement.js";
 
 /** Which logical matrices of a fused layer a loaded weight holds: one, several consecutive ones, or all (null). */
 export type LoadedShardId = ShardId | readonly number[] | null;
@@ -42,7 +42,7 @@ export abstract class LinearBase {
   constructor(context: LayerContext, layer: LinearLayer, bias: boolean) {
     this.context = context;
     this.layer = layer;
-    this.#placement = new ShardPlacement(layer);
+    this.#placement = new ShardPlacement(layer, originalOffsets, context.observer);
     const { quantization } = context;
     this.method = this.#hook("linearMethod", () => quantization.linearMethod(layer)) ?? new UnquantizedLinearMethod();
     this.#hook("createWeights", () => this.method.createWeights({ addParameter: (spec) => this.#add(spec) }, layer));
@@ -50,7 +50,7 @@ export abstract class LinearBase {
       const shape = [layer.outputSizePerPartition];
       this.#add({ name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null });
     }
-    context.addProcessed(this);
+    context.addLinear(this);
   }
 
   /** Rows of the output on this rank. */
@@ -312,7 +312,8 @@ export class RowParallelLinear extends LinearBase {
     this.method.apply(kernels, out, x, rank === 0 ? this.bias : null, rows);
     if (worldSize === 1) return;
     // One request object, reused: a step allocates nothing.
-    if (this.#request?.data !== out) this.#request = { kind: "allReduce", data: out, count: 0 };
+    if (this.#request?.data !== out)
+      this.#request = { kind: "allReduce", site: this.layer.prefix, data: out, count: 0 };
     this.#request.count = rows * this.layer.outputSizePerPartition;
     yield this.#request;
   }

@@ -2,12 +2,15 @@
  * Memory a model computes in: activations reused in every step, constants, and the paged KV cache. All of it is
  * allocated once, when a rank is set up; a step allocates nothing.
  */
-import { ArenaAllocator } from "../core/arena.js";
+import { ArenaAllocator, type TensorAllocator } from "../core/arena.js";
 import type { FloatDType } from "../core/dtype.js";
 import { InternalError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
-import { f32Of, i32Of } from "../core/tensor.js";
+import { f32Of, i32Of, isVirtual } from "../core/tensor.js";
 import type { Kernels, KvCache } from "../kernels/kernels.js";
+
+/** Makes an allocator; `chunkBytes` is how much it should reserve at a time. */
+export type AllocatorFactory = (name: string, chunkBytes?: number) => TensorAllocator;
 
 export interface ModelMemoryOptions {
   readonly name: string;
@@ -20,22 +23,25 @@ export interface ModelMemoryOptions {
   /** Tokens a block of KV cache holds. */
   readonly blockSize: number;
   readonly blocks: number;
+  /** Where tensors come from; arenas by default. */
+  readonly allocator?: AllocatorFactory;
 }
 
 export class ModelMemory {
   readonly maxTokens: number;
   readonly maxPositions: number;
   readonly #options: ModelMemoryOptions;
-  readonly #buffers: ArenaAllocator;
-  readonly #cache: ArenaAllocator;
+  readonly #buffers: TensorAllocator;
+  readonly #cache: TensorAllocator;
   readonly #operands = new Map<string, Operand>();
 
   constructor(options: ModelMemoryOptions) {
     this.#options = options;
     this.maxTokens = options.maxTokens;
     this.maxPositions = options.maxPositions;
-    this.#buffers = new ArenaAllocator(`${options.name}.activations`, 16 * 1024 * 1024);
-    this.#cache = new ArenaAllocator(`${options.name}.kv-cache`);
+    const allocator = options.allocator ?? ((name, chunkBytes) => new ArenaAllocator(name, chunkBytes));
+    this.#buffers = allocator(`${options.name}.activations`, 16 * 1024 * 1024);
+    this.#cache = allocator(`${options.name}.kv-cache`);
   }
 
   /** f32 `[rows, columns]`. Asked for again by the same name, it is the same buffer and must have the same shape. */
@@ -55,7 +61,7 @@ export class ModelMemory {
   /** i32 `[values.length]` constants. */
   integers(name: string, values: readonly number[]): Operand {
     const tensor = this.#buffers.allocate(name, "i32", [values.length]);
-    i32Of(tensor).set(values);
+    if (!isVirtual(tensor)) i32Of(tensor).set(values);
     return this.#options.kernels.bind(tensor);
   }
 
@@ -64,7 +70,7 @@ export class ModelMemory {
     const existing = this.#operands.get(name);
     if (existing !== undefined) return existing;
     const tensor = this.#buffers.allocate(name, "f32", [rows, columns]);
-    fill(f32Of(tensor));
+    if (!isVirtual(tensor)) fill(f32Of(tensor));
     const operand = this.#options.kernels.bind(tensor);
     this.#operands.set(name, operand);
     return operand;
@@ -77,6 +83,11 @@ export class ModelMemory {
     const keys = kernels.bind(this.#cache.allocate(`layers.${layer}.keys`, kvCacheDtype, shape));
     const values = kernels.bind(this.#cache.allocate(`layers.${layer}.values`, kvCacheDtype, shape));
     return { keys, values, kvHeads, headSize, blockSize };
+  }
+
+  /** Bytes of activations and constants. */
+  get activationBytes(): number {
+    return this.#buffers.usedBytes;
   }
 
   /** Bytes reserved for the KV cache. */

@@ -6,16 +6,23 @@
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import { readSlice } from "../checkpoint/slice.js";
 import { convertFloats, dtypeBytes, isFloat } from "../core/dtype.js";
-import { CheckpointError, InternalError } from "../core/errors.js";
-import { bytesOf, describeShape, elementCount, type Tensor } from "../core/tensor.js";
+import { CheckpointError, InternalError, invariant } from "../core/errors.js";
+import { bytesOf, describeShape, elementCount, isVirtual, type Tensor } from "../core/tensor.js";
 import type { Range } from "../parallel/partition.js";
 import type { Extent, ParameterSpec } from "../quantization/contract.js";
 
 /** Bytes converted at a time when a loaded weight has another dtype than its parameter. */
 const CONVERSION_BYTES = 1024 * 1024;
 
-interface Written extends Extent {
-  readonly source: string;
+/** What was loaded into a parameter: a slice of one checkpoint tensor, and the extent it fills. */
+export interface LoadedSlice extends Extent {
+  /** Name of the checkpoint tensor, as the layers saw it. */
+  readonly tensor: string;
+  readonly file: string;
+  /** Shape of the whole tensor. */
+  readonly shape: readonly number[];
+  /** One range a dimension. */
+  readonly ranges: readonly Range[];
 }
 
 export class Parameter {
@@ -24,7 +31,7 @@ export class Parameter {
   readonly spec: ParameterSpec;
   readonly tensor: Tensor;
   readonly rank: number;
-  #written: Written[] = [];
+  #loaded: LoadedSlice[] = [];
 
   constructor(name: string, spec: ParameterSpec, tensor: Tensor, rank: number) {
     this.name = name;
@@ -57,7 +64,11 @@ export class Parameter {
     if (!fits || offset < 0 || offset + size > this.extent) {
       throw this.mismatch(source, `[${local.join(", ")}] or a part of it`, `[${shape.join(", ")}] at ${offset}`);
     }
-    this.#account({ offset, size, source: `${source.name} in ${source.file}` }, source);
+    this.#checkDType(source);
+    const { name, file } = source;
+    this.#account({ tensor: name, file, shape: source.shape, ranges, offset, size });
+    // The partition and the account are all there is to do where there are no bytes.
+    if (isVirtual(this.tensor)) return;
     const outer = elementCount(local.slice(0, this.dim));
     const unitBytes = elementCount(local.slice(this.dim + 1)) * dtypeBytes(this.tensor.dtype);
     const bytes = bytesOf(this.tensor);
@@ -78,11 +89,16 @@ export class Parameter {
     else this.#convert(source, ranges, destination);
   }
 
+  /** Where its contents came from, in the order of loading. */
+  get loaded(): readonly LoadedSlice[] {
+    return this.#loaded;
+  }
+
   /** Extents that nothing has been loaded into yet, in order. */
   missing(): readonly Extent[] {
     const gaps: Extent[] = [];
     let end = 0;
-    for (const { offset, size } of [...this.#written].sort((a, b) => a.offset - b.offset)) {
+    for (const { offset, size } of [...this.#loaded].sort((a, b) => a.offset - b.offset)) {
       if (offset > end) gaps.push({ offset: end, size: offset - end });
       end = offset + size;
     }
@@ -100,30 +116,36 @@ export class Parameter {
     );
   }
 
-  #account(written: Written, source: CheckpointTensor): void {
-    const overlap = this.#written.find(
-      (other) => other.offset < written.offset + written.size && written.offset < other.offset + other.size,
-    );
+  #account(slice: LoadedSlice): void {
+    const overlap = this.#loaded.find((other) => {
+      return other.offset < slice.offset + slice.size && slice.offset < other.offset + other.size;
+    });
     if (overlap !== undefined) {
+      const { tensor, file } = slice;
+      const received = `${overlap.tensor} in ${overlap.file}`;
       throw new CheckpointError(
         "DUPLICATE_WEIGHT",
-        `${this.name} on rank ${this.rank}: ${written.source} would overwrite what came from ${overlap.source}`,
-        { tensor: source.name, expected: "one source", received: overlap.source, rank: this.rank, file: source.file },
+        `${this.name} on rank ${this.rank}: ${tensor} in ${file} would overwrite what came from ${received}`,
+        { tensor, expected: "one source", received, rank: this.rank, file },
       );
     }
-    this.#written.push(written);
+    this.#loaded.push(slice);
+  }
+
+  #checkDType({ name, dtype, file }: CheckpointTensor): void {
+    const to = this.tensor.dtype;
+    if (dtype === to || (isFloat(dtype) && isFloat(to))) return;
+    throw new CheckpointError(
+      "DTYPE_MISMATCH",
+      `${name}: expected ${to} for ${this.name} but received ${dtype} in ${file}`,
+      { tensor: name, expected: to, received: dtype, rank: this.rank, file },
+    );
   }
 
   #convert(source: CheckpointTensor, ranges: readonly Range[], destination: Uint8Array): void {
     const from = source.dtype;
     const to = this.tensor.dtype;
-    if (!isFloat(from) || !isFloat(to)) {
-      throw new CheckpointError(
-        "DTYPE_MISMATCH",
-        `${source.name}: expected ${to} for ${this.name} but received ${from} in ${source.file}`,
-        { tensor: source.name, expected: to, received: from, rank: this.rank, file: source.file },
-      );
-    }
+    invariant(isFloat(from) && isFloat(to), `${source.name}: the dtype was not checked`);
     const first = ranges[0] ?? { start: 0, end: 1 };
     const rows = first.end - first.start;
     if (rows === 0) return;

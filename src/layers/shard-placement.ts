@@ -22,14 +22,24 @@ export interface SourcePlace {
 /** Which logical matrices original offsets count: whole ones, or this rank's rows of them. */
 export type OffsetScope = "global" | "local";
 
+/** Hears how shards are placed while weights are loaded. */
+export interface PlacementObserver {
+  /** A shard indexer has answered. */
+  indexed?(parameter: Parameter, query: ShardIndexQuery, answer: Extent): void;
+  /** The original offsets of a layer were computed. */
+  offsetsComputed?(layer: LinearLayer, scope: OffsetScope): void;
+}
+
 export class ShardPlacement {
   readonly #layer: LinearLayer;
+  readonly #observer: PlacementObserver;
   readonly #computeOffsets: (layer: LinearLayer, scope: OffsetScope) => OriginalOffsets;
   readonly #offsets = new Map<OffsetScope, OriginalOffsets>();
 
   /** `compute` is there for tests to count its calls. */
-  constructor(layer: LinearLayer, compute = originalOffsets) {
+  constructor(layer: LinearLayer, compute = originalOffsets, observer: PlacementObserver = {}) {
     this.#layer = layer;
+    this.#observer = observer;
     this.#computeOffsets = compute;
   }
 
@@ -143,6 +153,7 @@ export class ShardPlacement {
     };
     const what = `shard indexer of ${parameter.name}, shard ${part.shardId}, on rank ${rank}`;
     const indexed = callHook("a quantization plugin", what, () => shardIndexer(query));
+    this.#observer.indexed?.(parameter, query, indexed);
     return checkExtent(indexed, storageExtent, `${parameter.name}, ${of} of shard ${part.shardId}`, rank);
   }
 
@@ -155,6 +166,7 @@ export class ShardPlacement {
     let offsets = this.#offsets.get(scope);
     if (offsets === undefined) {
       offsets = this.#computeOffsets(this.#layer, scope);
+      this.#observer.offsetsComputed?.(this.#layer, scope);
       this.#offsets.set(scope, offsets);
     }
     return offsets;
