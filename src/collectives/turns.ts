@@ -12,13 +12,30 @@ import { checkContribution, checkRequest, describeRequest, sameRequest, writeReq
 /**
  * Runs one pass a rank to the end, in turns, and returns their results by rank.
  *
- * Throws CollectiveError `COLLECTIVE_MISMATCH` when the passes yield different requests. An error that a pass throws is
- * thrown on, with the rank in its details. Either way all passes are closed first.
+ * Throws CollectiveError `COLLECTIVE_MISMATCH` when the passes yield different requests, or the same for different
+ * modules, naming both. An error that a pass throws is thrown on, with the rank in its details. Either way all passes
+ * are closed first.
  */
-export function driveInTurns<Result>(passes: readonly Pass<Result>[]): Result[] {
-  const turns = new Turns(passes);
+export function driveInTurns<Result>(passes: readonly Pass<Result>[], options: TurnsOptions = {}): Result[] {
+  const turns = new Turns(passes, options);
   while (turns.round() !== undefined);
   return turns.results();
+}
+
+/** Hears what ranks in turns do. One request a rank, in rank order. */
+export interface TurnsObserver {
+  /** A rank ran until it asked for a collective, or to its end, and took so long. */
+  advanced?(rank: number, elapsedMs: number): void;
+  /** All ranks ask for the same; nothing has been moved yet. */
+  asked?(requests: readonly CollectiveRequest[]): void;
+  /** What they asked for is done. */
+  carriedOut?(requests: readonly CollectiveRequest[]): void;
+}
+
+export interface TurnsOptions {
+  readonly observer?: TurnsObserver;
+  /** False where operands are virtual: requests are checked and compared, and nothing is moved. */
+  readonly moveElements?: boolean;
 }
 
 interface Seat<Result> {
@@ -31,8 +48,14 @@ interface Seat<Result> {
 export class Turns<Result> {
   readonly #seats: readonly Seat<Result>[];
   readonly #byRank: readonly number[];
+  readonly #observer: TurnsObserver;
+  readonly #moveElements: boolean;
+  /** Collectives so far, the current one included: equal on all ranks. */
+  #sequence = 0;
 
-  constructor(passes: readonly Pass<Result>[]) {
+  constructor(passes: readonly Pass<Result>[], options: TurnsOptions = {}) {
+    this.#observer = options.observer ?? {};
+    this.#moveElements = options.moveElements ?? true;
     this.#seats = passes.map((pass) => ({ pass, request: undefined, result: undefined }));
     this.#byRank = passes.map((_, rank) => rank);
   }
@@ -49,8 +72,14 @@ export class Turns<Result> {
         );
       }
       for (const rank of order) this.#advance(rank);
-      const requests = agreedRequests(this.#seats.map((seat) => seat.request));
-      carryOut(requests);
+      this.#sequence++;
+      const asked = this.#seats.map((seat) => seat.request);
+      const requests = agreedRequests(asked, this.#sequence);
+      if (requests.length === 0) return undefined;
+      for (const request of requests) checkRequest(request, requests.length);
+      this.#observer.asked?.(requests);
+      if (this.#moveElements) carryOut(requests);
+      this.#observer.carriedOut?.(requests);
       return requests[0];
     } catch (error) {
       this.close();
@@ -82,8 +111,10 @@ export class Turns<Result> {
     const seat = this.#seats[rank];
     if (seat === undefined) throw new InternalError(`no rank ${rank} among ${this.#seats.length}`);
     if (seat.result !== undefined) return;
+    const started = performance.now();
     try {
       const step = seat.pass.next();
+      this.#observer.advanced?.(rank, performance.now() - started);
       seat.request = step.done === true ? undefined : step.value;
       if (step.done === true) seat.result = { value: step.value };
     } catch (error) {
@@ -102,25 +133,41 @@ function withRank(error: unknown, rank: number): unknown {
 }
 
 /** One request a rank, all asking for the same; none when all passes have ended. */
-function agreedRequests(asked: readonly (CollectiveRequest | undefined)[]): CollectiveRequest[] {
+function agreedRequests(asked: readonly (CollectiveRequest | undefined)[], sequence: number): CollectiveRequest[] {
   // A pass that has ended leaves its words zero, which no request has.
   const words = new Int32Array(asked.length * REQUEST_WORDS);
   asked.forEach((request, rank) => {
     if (request !== undefined) writeRequest(words, rank * REQUEST_WORDS, request, rank);
   });
-  const other = asked.findIndex((_, rank) => !sameRequest(words, 0, rank * REQUEST_WORDS));
+  const [first] = asked;
+  const other = asked.findIndex((request, rank) => {
+    return !sameRequest(words, 0, rank * REQUEST_WORDS) || request?.site !== first?.site;
+  });
   if (other < 0) return asked.filter((request) => request !== undefined);
-  const expected = describeRequest(words, 0);
-  const received = describeRequest(words, other * REQUEST_WORDS);
+  const expected = `${describeRequest(words, 0)}${siteOf(first)}`;
+  const received = `${describeRequest(words, other * REQUEST_WORDS)}${siteOf(asked[other])}`;
   throw new CollectiveError(
     "COLLECTIVE_MISMATCH",
-    `expected the same request of every rank but rank 0 asks for ${expected} and rank ${other} for ${received}`,
-    { rank: 0, worldSize: asked.length, expected, received, otherRank: other },
+    `request ${sequence}: expected the same of every rank but rank 0 asks for ${expected} and rank ${other} for ${received}`,
+    {
+      rank: 0,
+      worldSize: asked.length,
+      sequence,
+      expected,
+      received,
+      otherRank: other,
+      site: first?.site,
+      otherSite: asked[other]?.site,
+    },
   );
 }
 
+/** Who asks, for messages. */
+function siteOf(request: CollectiveRequest | undefined): string {
+  return request?.site === undefined ? "" : ` for ${request.site}`;
+}
+
 function carryOut(requests: readonly CollectiveRequest[]): void {
-  for (const request of requests) checkRequest(request, requests.length);
   const reduces = requests.filter((request) => request.kind === "allReduce");
   if (reduces.length > 0) allReduce(reduces);
   const gathers = requests.filter((request) => request.kind === "allGather");

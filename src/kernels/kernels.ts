@@ -89,8 +89,9 @@ export interface AttentionBatch {
 }
 
 export interface Kernels {
-  readonly backend: "native" | "reference";
-  /** "avx512", "avx2", "portable", or "typescript". */
+  /** "shape-only" computes nothing: its operands may be virtual tensors (shape-only.ts). */
+  readonly backend: "native" | "reference" | "shape-only";
+  /** "avx512", "avx2", "portable", "typescript", or "none". */
   readonly isa: string;
 
   /** Makes a tensor usable by kernels; validates dtype, alignment and extent once. */

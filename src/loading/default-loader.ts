@@ -34,7 +34,8 @@ function openDirectory(path: string): Checkpoint {
   return SafetensorsDirectory.open(path);
 }
 
-function describeDirectory(path: string): ModelDescription {
+/** Everything about the model in a directory but its weights. */
+export function describeDirectory(path: string): ModelDescription {
   checkDirectory(path);
   const tokenizer = readOptional(join(path, "tokenizer.json"));
   const tokenizerConfig = readOptional(join(path, "tokenizer_config.json"));

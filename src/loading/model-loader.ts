@@ -4,6 +4,7 @@
  * the checkpoint is opened by every rank, which then reads only its slices.
  */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
 
 /** Everything about a model but its weights. Plain data: it crosses threads. */
@@ -18,6 +19,22 @@ export interface ModelDescription {
   readonly chatTemplate: string | null;
 }
 
+/** One tensor that a model's layers would take from an unquantized checkpoint. */
+export interface ExpectedTensor {
+  readonly name: string;
+  readonly dtype: FloatDType;
+  readonly shape: readonly number[];
+}
+
+/** What the model expects of its checkpoint: for loaders that make weights rather than find them. */
+export interface ExpectedWeights {
+  readonly config: JsonObject;
+  /** For whatever is random about them. */
+  readonly seed: number;
+  /** In the order of the layers; worked out at each call. */
+  tensors(): readonly ExpectedTensor[];
+}
+
 export interface ModelLoader {
   /** Name of the format, as `loadFormat` gives it: "safetensors", "gguf", ... */
   readonly format: string;
@@ -26,5 +43,5 @@ export interface ModelLoader {
   /** Throws CheckpointError for anything missing or damaged. */
   describe(path: string): Promise<ModelDescription>;
   /** Reads and checks headers only. Throws CheckpointError. */
-  open(path: string): Promise<Checkpoint>;
+  open(path: string, expected?: ExpectedWeights): Promise<Checkpoint>;
 }

@@ -3,6 +3,7 @@ import { readdirSync, statSync } from "node:fs";
 import { extname } from "node:path";
 import { CheckpointError, describeValue, OptionError, PluginError, ShardloomError } from "../core/errors.js";
 import { safetensorsLoader } from "./default-loader.js";
+import { dummyLoader } from "./dummy-loader.js";
 import type { ModelLoader } from "./model-loader.js";
 
 /** `loadFormat` that asks every loader whether it recognizes the model. */
@@ -65,7 +66,8 @@ export class ModelLoaderRegistry {
   }
 
   #unrecognized(path: string): CheckpointError {
-    const expected = this.formats.join(", ");
+    // Dummy weights are no format that a model could be in.
+    const expected = this.formats.filter((format) => format !== dummyLoader.format).join(", ");
     const received = describePath(path);
     return new CheckpointError(
       "UNRECOGNIZED_MODEL",
@@ -79,6 +81,7 @@ export class ModelLoaderRegistry {
 export function createModelLoaderRegistry(): ModelLoaderRegistry {
   const registry = new ModelLoaderRegistry();
   registry.register(safetensorsLoader, "shardloom");
+  registry.register(dummyLoader, "shardloom");
   return registry;
 }
 

@@ -1,58 +1,46 @@
 /**
- * What one rank does: builds and loads its part of the model, and runs steps. It knows no thread and no port: a pass
- * yields at collectives, and whoever drives it decides how ranks meet.
+ * What one rank does: it runs steps on its part of the model. It knows no thread and no port: a pass yields at
+ * collectives, and whoever drives it decides how ranks meet.
  */
 import type { Pass } from "../collectives/collective.js";
-import { ArenaAllocator } from "../core/arena.js";
-import type { Logger } from "../core/logger.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type { ForwardStep } from "../layers/attention.js";
-import { LayerContext } from "../layers/layer-context.js";
-import { ModelMemory } from "../layers/model-memory.js";
-import { loadWeights } from "../loading/load-weights.js";
-import type { Registries } from "../loading/plugins.js";
-import type { Model } from "../models/model.js";
-import { selectFamily } from "../models/registry.js";
-import { unquantized } from "../quantization/unquantized.js";
+import { type LoadDependencies, loadRankModel, type RankModel, type RankReport } from "./rank-model.js";
 import type { RankOptions } from "./rank-options.js";
-import { Sampler } from "./sampler.js";
+import { type LogitsListener, Sampler } from "./sampler.js";
 import { STEP_OUTPUTS, STEP_SEQUENCES, STEP_TOKENS, type Step } from "./step.js";
 
-/** How a rank was loaded. Plain data. */
-export interface RankReport {
-  readonly rank: number;
-  /** Milliseconds from opening the checkpoint to the last weight being ready. */
-  readonly loadMs: number;
-  /** Bytes of tensor data read from disk. */
-  readonly bytesRead: number;
-  readonly parameterBytes: number;
-  /** Bytes reserved for the KV cache. */
-  readonly kvCacheBytes: number;
-}
+export type { RankReport } from "./rank-model.js";
 
-/** What a runner is given besides its options. */
+/** What a runner is given besides the model. */
 export interface RunnerDependencies {
-  readonly registries: Registries;
   readonly kernels: Kernels;
   /** The arrays steps come in, shared by all ranks. */
   readonly step: Step;
-  /** Called while loading with the bytes read so far. */
-  readonly onProgress?: (bytesRead: number) => void;
-  readonly logger?: Logger;
+  readonly onLogits?: LogitsListener;
 }
 
 export class ModelRunner {
-  readonly report: RankReport;
+  readonly loaded: RankModel;
   readonly #step: Step;
-  readonly #model: Model;
   readonly #sampler: Sampler;
   readonly #forwardStep: ForwardStep;
 
-  private constructor(report: RankReport, step: Step, model: Model, sampler: Sampler, kernels: Kernels) {
-    this.report = report;
+  constructor(loaded: RankModel, { kernels, step, onLogits }: RunnerDependencies) {
+    const { rank, options, config, model, allocator } = loaded;
+    this.loaded = loaded;
     this.#step = step;
-    this.#model = model;
-    this.#sampler = sampler;
+    this.#sampler = new Sampler({
+      kernels,
+      rank,
+      worldSize: options.worldSize,
+      model,
+      step,
+      vocabularySize: config.vocabularySize,
+      hiddenSize: config.hiddenSize,
+      allocator,
+      onLogits,
+    });
     const { tensors } = step;
     this.#forwardStep = {
       tokens: 0,
@@ -68,65 +56,27 @@ export class ModelRunner {
     };
   }
 
-  /** Builds and loads one rank's part of a model. Throws CheckpointError, PartitionError, PluginError, UnsupportedError. */
-  static async load(options: RankOptions, rank: number, dependencies: RunnerDependencies): Promise<ModelRunner> {
-    const { registries, kernels, step, onProgress, logger } = dependencies;
-    const { config: json } = options.description;
-    const started = performance.now();
-    const family = selectFamily(json);
-    const config = family.parseConfig(json);
-    const weights = new ArenaAllocator(`rank${rank}.weights`);
-    const memory = new ModelMemory({
-      name: `rank${rank}`,
-      kernels,
-      maxTokens: options.limits.maxTokens,
-      maxPositions: options.maxModelLength,
-      kvCacheDtype: options.kvCacheDtype,
-      blockSize: options.blockSize,
-      blocks: options.blocks,
-    });
-    const checkpoint = await registries.modelLoaders.select(options.path, options.loadFormat).open(options.path);
-    let model: Model;
-    try {
-      const { worldSize, dtype } = options;
-      const selected = options.quantization;
-      const quantization = selected === null ? unquantized : registries.quantization.create(selected, checkpoint);
-      const context = new LayerContext({ rank, worldSize, kernels, weights, quantization, dtype });
-      model = family.create(json, context, memory);
-      loadWeights(context, quantization.checkpoint ?? checkpoint, {
-        ignores: (name) => family.ignores(name, json),
-        ...(onProgress === undefined ? {} : { onProgress: () => onProgress(checkpoint.bytesRead) }),
-        ...(logger === undefined ? {} : { logger }),
-      });
-    } finally {
-      checkpoint.close();
-    }
-    const report: RankReport = {
-      rank,
-      loadMs: performance.now() - started,
-      bytesRead: checkpoint.bytesRead,
-      parameterBytes: weights.usedBytes,
-      kvCacheBytes: memory.kvCacheBytes,
-    };
-    const sampler = new Sampler({
-      kernels,
-      rank,
-      worldSize: options.worldSize,
-      model,
-      step,
-      vocabularySize: config.vocabularySize,
-      hiddenSize: config.hiddenSize,
-    });
-    return new ModelRunner(report, step, model, sampler, kernels);
+  /** Loads one rank's part of a model to run it. Throws as loadRankModel does. */
+  static async load(
+    options: RankOptions,
+    rank: number,
+    dependencies: RunnerDependencies & LoadDependencies,
+  ): Promise<ModelRunner> {
+    return new ModelRunner(await loadRankModel(options, rank, dependencies), dependencies);
+  }
+
+  get report(): RankReport {
+    return this.loaded.report;
   }
 
   /** Runs the step that the arrays hold. Results are there when the pass ends on rank 0. */
   *runStep(): Pass {
     const { header } = this.#step.views;
+    const { model } = this.loaded;
     const step = this.#forwardStep;
     step.tokens = header[STEP_TOKENS] ?? 0;
     step.sequences = header[STEP_SEQUENCES] ?? 0;
-    yield* this.#model.forward(step);
+    yield* model.forward(step);
     yield* this.#sampler.run(header[STEP_OUTPUTS] ?? 0);
   }
 }

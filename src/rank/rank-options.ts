@@ -22,4 +22,6 @@ export interface RankOptions {
   /** Longest sequence. */
   readonly maxModelLength: number;
   readonly limits: StepLimits;
+  /** Seed of weights that the loader makes up; 0 by default. */
+  readonly weightSeed?: number;
 }

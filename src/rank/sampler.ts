@@ -3,10 +3,10 @@
  * only the likeliest token is wanted, ranks exchange (maximum, id) pairs; otherwise the whole rows are gathered.
  */
 import type { AllGather, Pass } from "../collectives/collective.js";
-import { ArenaAllocator } from "../core/arena.js";
 import type { Operand } from "../core/operand.js";
-import { f32Of, i32Of, type Tensor } from "../core/tensor.js";
+import { f32Of, i32Of, isVirtual, type Tensor } from "../core/tensor.js";
 import type { Kernels } from "../kernels/kernels.js";
+import type { AllocatorFactory } from "../layers/model-memory.js";
 import type { Model } from "../models/model.js";
 import { type Range, rangeOf, rangeSize } from "../parallel/partition.js";
 import { OUTPUT_SCORE, type Step } from "./step.js";
@@ -18,9 +18,15 @@ const ROWS_AT_A_TIME = 32;
 /** What `resultIds` holds when a row of logits was not finite. */
 export const NOT_FINITE = -1;
 
+/** Where the logits of some output rows went: `[rows, vocabularySize]`, of the outputs from `firstOutput` on. */
+export type LogitsListener = (firstOutput: number, rows: number, logits: Float32Array) => void;
+
 export interface SamplerOptions {
   readonly kernels: Kernels;
   readonly rank: number;
+  readonly allocator: AllocatorFactory;
+  /** Called on rank 0 with whole rows of logits, where a step needs them; they are valid during the call. */
+  readonly onLogits?: LogitsListener | undefined;
   readonly worldSize: number;
   readonly model: Model;
   readonly step: Step;
@@ -39,16 +45,15 @@ export class Sampler {
   readonly #best: { readonly values: Operand; readonly ids: Operand };
   readonly #gatherBest: AllGather;
   readonly #gatherLogits: AllGather;
-  readonly #bestOfAll: { readonly values: Float32Array; readonly ids: Int32Array };
-  readonly #allLogits: Float32Array;
-  readonly #drawer: TokenDrawer;
+  /** What rank 0 reads and chooses from; null on other ranks, and where there are no bytes to read. */
+  readonly #chooser: Chooser | null;
 
   constructor(options: SamplerOptions) {
     this.#options = options;
     const { kernels, step, worldSize, model, vocabularySize } = options;
     const split = model.vocabulary;
     const rows = Math.min(ROWS_AT_A_TIME, step.limits.maxOutputs);
-    const arena = new ArenaAllocator(`rank${options.rank}.logits`, 16 * 1024 * 1024);
+    const arena = options.allocator(`rank${options.rank}.logits`, 16 * 1024 * 1024);
     this.#ids = rangeOf(split, options.rank);
     this.#rows = rows;
     this.#outputRows = kernels.bind(step.tensors.outputRows);
@@ -59,25 +64,24 @@ export class Sampler {
     const pairs = arena.allocate("best", "i32", [2, rows]);
     this.#best = { values: kernels.bind(half(pairs, "f32", 0)), ids: kernels.bind(half(pairs, "i32", 1)) };
     const allPairs = arena.allocate("bestOfAll", "i32", [2, rows * worldSize]);
-    this.#bestOfAll = { values: f32Of(half(allPairs, "f32", 0)), ids: i32Of(half(allPairs, "i32", 1)) };
     this.#gatherBest = {
       kind: "allGather",
+      site: "sampler.best",
       data: kernels.bind(pairs),
       out: kernels.bind(allPairs),
       widths: Array.from({ length: worldSize }, () => rows),
       rows: 2,
     };
     const all = worldSize === 1 ? logits : arena.allocate("allLogits", "f32", [rows, vocabularySize]);
-    this.#allLogits = f32Of(all);
     const widths = split.map(rangeSize);
     const out = worldSize === 1 ? this.#logits : kernels.bind(all);
-    this.#gatherLogits = { kind: "allGather", data: this.#logits, out, widths, rows };
-    this.#drawer = new TokenDrawer(vocabularySize);
+    this.#gatherLogits = { kind: "allGather", site: "sampler.logits", data: this.#logits, out, widths, rows };
+    this.#chooser = options.rank === 0 && !isVirtual(all) ? new Chooser(options, rows, allPairs, all) : null;
   }
 
   /** Fills the results of the step's `outputs` output rows, on rank 0. */
   *run(outputs: number): Pass {
-    const { kernels, model, rank, worldSize } = this.#options;
+    const { kernels, model, worldSize } = this.#options;
     for (let first = 0; first < outputs; first += this.#rows) {
       const rows = Math.min(this.#rows, outputs - first);
       kernels.gatherRows(this.#hidden, model.hidden, this.#outputRows, first, rows);
@@ -85,11 +89,11 @@ export class Sampler {
       if (this.#needsWholeRows(first, rows)) {
         this.#gatherLogits.rows = rows;
         if (worldSize > 1) yield this.#gatherLogits;
-        if (rank === 0) for (let row = 0; row < rows; row++) this.#choose(first + row, row);
+        this.#chooser?.choose(first, rows);
       } else {
         kernels.argmax(this.#best.values, this.#best.ids, this.#logits, rows, rangeSize(this.#ids), this.#ids.start);
         yield this.#gatherBest;
-        if (rank === 0) this.#pickBest(first, rows);
+        this.#chooser?.pickBest(first, rows);
       }
     }
   }
@@ -102,8 +106,26 @@ export class Sampler {
     }
     return false;
   }
+}
 
-  #pickBest(first: number, rows: number): void {
+/** Rank 0's part: it turns what was gathered into results. */
+class Chooser {
+  readonly #options: SamplerOptions;
+  readonly #rows: number;
+  readonly #bestOfAll: { readonly values: Float32Array; readonly ids: Int32Array };
+  readonly #allLogits: Float32Array;
+  readonly #drawer: TokenDrawer;
+
+  /** pairs: i32 `[2, rows * worldSize]`, maxima as f32 and ids; logits: f32 `[rows, vocabularySize]`. */
+  constructor(options: SamplerOptions, rows: number, pairs: Tensor, logits: Tensor) {
+    this.#options = options;
+    this.#rows = rows;
+    this.#bestOfAll = { values: f32Of(half(pairs, "f32", 0)), ids: i32Of(half(pairs, "i32", 1)) };
+    this.#allLogits = f32Of(logits);
+    this.#drawer = new TokenDrawer(options.vocabularySize);
+  }
+
+  pickBest(first: number, rows: number): void {
     const { values, ids } = this.#bestOfAll;
     const { resultIds, resultLogprobs } = this.#options.step.views;
     for (let row = 0; row < rows; row++) {
@@ -118,7 +140,13 @@ export class Sampler {
     }
   }
 
-  #choose(output: number, row: number): void {
+  choose(first: number, rows: number): void {
+    const { onLogits, vocabularySize } = this.#options;
+    onLogits?.(first, rows, this.#allLogits.subarray(0, rows * vocabularySize));
+    for (let row = 0; row < rows; row++) this.#chooseOne(first + row, row);
+  }
+
+  #chooseOne(output: number, row: number): void {
     const { vocabularySize, step } = this.#options;
     const { views, limits } = step;
     const logits = this.#allLogits.subarray(row * vocabularySize, (row + 1) * vocabularySize);

@@ -1,0 +1,115 @@
+/** One rank's part of a model: built, partitioned and loaded. What runs it is model-runner.ts. */
+import { ArenaAllocator, VirtualAllocator } from "../core/arena.js";
+import type { Logger } from "../core/logger.js";
+import type { Kernels } from "../kernels/kernels.js";
+import { LayerContext } from "../layers/layer-context.js";
+import { type AllocatorFactory, ModelMemory } from "../layers/model-memory.js";
+import type { PlacementObserver } from "../layers/shard-placement.js";
+import { loadWeights } from "../loading/load-weights.js";
+import type { Registries } from "../loading/plugins.js";
+import type { Model, ModelConfig } from "../models/model.js";
+import { selectFamily } from "../models/registry.js";
+import { shapeOnly } from "../quantization/shape-only.js";
+import { unquantized } from "../quantization/unquantized.js";
+import { expectedWeights } from "./expected-weights.js";
+import type { RankOptions } from "./rank-options.js";
+
+/** How a rank was loaded. Plain data. */
+export interface RankReport {
+  readonly rank: number;
+  /** Milliseconds from opening the checkpoint to the last weight being ready. */
+  readonly loadMs: number;
+  /** Bytes of tensor data read from disk. */
+  readonly bytesRead: number;
+  readonly parameterBytes: number;
+  /** Bytes reserved for the KV cache. */
+  readonly kvCacheBytes: number;
+}
+
+/** What a rank is given besides its options. */
+export interface LoadDependencies {
+  readonly registries: Registries;
+  /** With shape-only kernels nothing is read and nothing stored: tensors are virtual. */
+  readonly kernels: Kernels;
+  /** Where tensors come from; arenas by default. */
+  readonly allocator?: AllocatorFactory;
+  /** Called while loading with the bytes read so far. */
+  readonly onProgress?: (bytesRead: number) => void;
+  readonly observer?: PlacementObserver;
+  readonly logger?: Logger;
+}
+
+export interface RankModel {
+  readonly rank: number;
+  readonly options: RankOptions;
+  readonly config: ModelConfig;
+  /** Parameters, layers, and what they take. */
+  readonly context: LayerContext;
+  readonly memory: ModelMemory;
+  readonly model: Model;
+  readonly allocator: AllocatorFactory;
+  /** Checkpoint tensors that the family knows and does not use. */
+  readonly ignored: readonly string[];
+  readonly report: RankReport;
+}
+
+/** Builds and loads one rank's part of a model. Throws CheckpointError, PartitionError, PluginError, UnsupportedError. */
+export async function loadRankModel(
+  options: RankOptions,
+  rank: number,
+  dependencies: LoadDependencies,
+): Promise<RankModel> {
+  const { registries, kernels, onProgress, observer, logger, allocator = allocatorFor(kernels) } = dependencies;
+  const { config: json } = options.description;
+  const started = performance.now();
+  const family = selectFamily(json);
+  const config = family.parseConfig(json);
+  const weights = allocator(`rank${rank}.weights`);
+  const memory = new ModelMemory({
+    name: `rank${rank}`,
+    kernels,
+    maxTokens: options.limits.maxTokens,
+    maxPositions: options.maxModelLength,
+    kvCacheDtype: options.kvCacheDtype,
+    blockSize: options.blockSize,
+    blocks: options.blocks,
+    allocator,
+  });
+  const loader = registries.modelLoaders.select(options.path, options.loadFormat);
+  const checkpoint = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0));
+  try {
+    const { worldSize, dtype } = options;
+    const selected = options.quantization;
+    const quantization = selected === null ? unquantized : registries.quantization.create(selected, checkpoint);
+    const context = new LayerContext({
+      rank,
+      worldSize,
+      kernels,
+      weights,
+      quantization: kernels.backend === "shape-only" ? shapeOnly(quantization) : quantization,
+      dtype,
+      ...(observer === undefined ? {} : { observer }),
+    });
+    const model = family.create(json, context, memory);
+    const { ignored } = loadWeights(context, quantization.checkpoint ?? checkpoint, {
+      ignores: (name) => family.ignores(name, json),
+      ...(onProgress === undefined ? {} : { onProgress: () => onProgress(checkpoint.bytesRead) }),
+      ...(logger === undefined ? {} : { logger }),
+    });
+    const report: RankReport = {
+      rank,
+      loadMs: performance.now() - started,
+      bytesRead: checkpoint.bytesRead,
+      parameterBytes: weights.usedBytes,
+      kvCacheBytes: memory.kvCacheBytes,
+    };
+    return { rank, options, config, context, memory, model, allocator, ignored, report };
+  } finally {
+    checkpoint.close();
+  }
+}
+
+function allocatorFor(kernels: Kernels): AllocatorFactory {
+  if (kernels.backend === "shape-only") return (name) => new VirtualAllocator(name);
+  return (name, chunkBytes) => new ArenaAllocator(name, chunkBytes);
+}
