@@ -48,6 +48,7 @@ constexpr size_t kRequestWords = 4;
 constexpr size_t kTimeoutMs = 16;
 constexpr size_t kSpinMicros = 17;
 constexpr size_t kYieldMicros = 18;
+constexpr size_t kSpinBudget = 19;
 
 constexpr size_t kSlotPaddingWords = 96;
 
@@ -276,12 +277,17 @@ CollectiveStatus CollectiveRank::wait_for_all(uint32_t phase) const {
   return CollectiveStatus::kDone;
 }
 
-/** Spins, then yields, then parks, each for as long as this rank's policy says, until the deadline. */
+/**
+ * Spins, then yields, then parks, each for as long as this rank's policy says, until the deadline. Spinning that was in
+ * vain is halved next time, and doubled again when it pays: two ranks may share a core whatever the policy was told, and
+ * then each keeps the other from arriving for as long as it spins.
+ */
 CollectiveStatus CollectiveRank::wait_slowly(uint32_t phase, uint32_t next) const {
-  const uint32_t* own = line(rank_);
+  uint32_t* own = line(rank_);
+  const uint32_t budget = own[kSpinBudget];
   const Clock::time_point start = Clock::now();
   const auto deadline = start + std::chrono::milliseconds(own[kTimeoutMs]);
-  const auto spin_end = start + std::chrono::microseconds(own[kSpinMicros]);
+  const auto spin_end = start + std::chrono::microseconds(budget);
   const auto yield_end = spin_end + std::chrono::microseconds(own[kYieldMicros]);
   Clock::time_point now = start;
   for (;;) {
@@ -290,8 +296,11 @@ CollectiveStatus CollectiveRank::wait_slowly(uint32_t phase, uint32_t next) cons
     if (now < spin_end) {
       for (int i = 0; i < kSpinsBetweenLooks; i++) {
         relax();
-        if (all_arrived(phase, next)) return CollectiveStatus::kDone;
+        if (!all_arrived(phase, next)) continue;
+        own[kSpinBudget] = std::min(own[kSpinMicros], 2 * budget);
+        return CollectiveStatus::kDone;
       }
+      own[kSpinBudget] = std::max<uint32_t>(1, budget / 2);
     } else if (!parking) {
       std::this_thread::yield();
     } else {
