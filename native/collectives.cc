@@ -19,6 +19,8 @@
 #include <immintrin.h>
 #endif
 
+#include "collectives_layout.h"
+
 namespace shardloom {
 namespace {
 
@@ -27,30 +29,7 @@ using std::uint32_t;
 using Clock = std::chrono::steady_clock;
 using Word = std::atomic_ref<uint32_t>;
 
-// Layout of the region in 4-byte words; region.ts is its other half.
-constexpr uint32_t kLayoutVersion = 0x53480001;
-constexpr uint32_t kMaxWorldSize = 64;
-constexpr size_t kLineWords = 32;
-
-constexpr size_t kVersion = 0;
-constexpr size_t kWorldSize = 1;
-constexpr size_t kSlotBytes = 2;
-constexpr size_t kOneShotBytes = 3;
-constexpr size_t kPoison = 4;
-
-constexpr size_t kGate = kLineWords;
-constexpr size_t kParked = kLineWords + 1;
-
-constexpr size_t kFirstRankLine = 2 * kLineWords;
-constexpr size_t kArrived = 0;
-constexpr size_t kRequest = 1;
-constexpr size_t kRequestWords = 4;
-constexpr size_t kTimeoutMs = 16;
-constexpr size_t kSpinMicros = 17;
-constexpr size_t kYieldMicros = 18;
-constexpr size_t kSpinBudget = 19;
-
-constexpr size_t kSlotPaddingWords = 96;
+using namespace collectives_layout;
 
 // How far ahead of the sum the lines of other ranks are requested. They come one by one out of another core's cache: a
 // small all-reduce takes their latency divided by the number under way.
@@ -126,8 +105,7 @@ size_t described_bytes(const uint32_t* words, size_t size_bytes) {
   const size_t ranks = words[kWorldSize];
   const size_t slot_bytes = words[kSlotBytes];
   if (ranks < 1 || ranks > kMaxWorldSize || slot_bytes == 0 || slot_bytes % 128 != 0) return 0;
-  return (kFirstRankLine + ranks * kLineWords + 2 * ranks * kSlotPaddingWords) * sizeof(uint32_t) +
-         2 * ranks * slot_bytes;
+  return region_bytes(ranks, slot_bytes);
 }
 
 /** Elements [first, first + count) of the rows of `width` elements, counted row by row: copied out of a matrix. */
