@@ -1,5 +1,7 @@
-import { PluginError, UnsupportedError } from "../core/errors.js";
-import type { QuantizationConfigFactory } from "./contract.js";
+import { CheckpointError, describeValue, PluginError, UnsupportedError } from "../core/errors.js";
+import { isJsonObject, type JsonObject, type JsonValue } from "../core/json.js";
+import type { QuantizationConfig, QuantizationConfigFactory } from "./contract.js";
+import { unquantized } from "./unquantized.js";
 
 interface Entry {
   readonly factory: QuantizationConfigFactory;
@@ -41,7 +43,29 @@ export class QuantizationRegistry {
     return entry.factory;
   }
 
+  /**
+   * What the `quantization_config` of a model's config.json asks for; unquantized where there is none. Throws
+   * CheckpointError `INVALID_CONFIG`, UnsupportedError `UNKNOWN_QUANTIZATION`, and what the format's factory throws.
+   */
+  configOf(modelConfig: JsonObject): QuantizationConfig {
+    const settings = modelConfig["quantization_config"] ?? null;
+    if (settings === null) return unquantized;
+    if (!isJsonObject(settings)) throw invalidConfig("quantization_config", "an object", settings);
+    const method = settings["quant_method"];
+    if (typeof method !== "string") throw invalidConfig("quantization_config.quant_method", "a string", method);
+    return this.get(method)(settings);
+  }
+
   get names(): readonly string[] {
     return [...this.#entries.keys()];
   }
+}
+
+function invalidConfig(key: string, expected: string, value: JsonValue | undefined): CheckpointError {
+  const received = describeValue(value);
+  return new CheckpointError(
+    "INVALID_CONFIG",
+    `config.json: expected ${key} to be ${expected} but received ${received}`,
+    { option: key, expected, received },
+  );
 }

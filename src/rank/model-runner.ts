@@ -13,7 +13,6 @@ import { loadWeights } from "../loading/load-weights.js";
 import type { Registries } from "../loading/plugins.js";
 import type { Model } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
-import { unquantized } from "../quantization/unquantized.js";
 import type { RankOptions } from "./rank-options.js";
 import { Sampler } from "./sampler.js";
 import { STEP_OUTPUTS, STEP_SEQUENCES, STEP_TOKENS, type Step } from "./step.js";
@@ -81,7 +80,7 @@ export class ModelRunner {
       worldSize: options.worldSize,
       kernels,
       weights,
-      quantization: unquantized,
+      quantization: registries.quantization.configOf(json),
       dtype: options.dtype,
     });
     const memory = new ModelMemory({
