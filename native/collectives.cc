@@ -5,7 +5,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <limits>
 #include <thread>
 
 #if defined(__linux__)
@@ -20,6 +19,7 @@
 #endif
 
 #include "collectives_layout.h"
+#include "collectives_payload.h"
 
 namespace shardloom {
 namespace {
@@ -30,11 +30,6 @@ using Clock = std::chrono::steady_clock;
 using Word = std::atomic_ref<uint32_t>;
 
 using namespace collectives_layout;
-
-// How far ahead of the sum the lines of other ranks are requested. They come one by one out of another core's cache: a
-// small all-reduce takes their latency divided by the number under way.
-constexpr size_t kPrefetchElements = 512;
-constexpr size_t kElementsOfLine = 16;
 
 // A parked thread looks around at least this often, whatever wakes it or fails to.
 constexpr auto kParkSlice = std::chrono::milliseconds(20);
@@ -51,14 +46,6 @@ inline void relax() {
   _mm_pause();
 #elif defined(__aarch64__)
   asm volatile("isb" ::: "memory");
-#endif
-}
-
-inline void prefetch(const void* address) {
-#if defined(__GNUC__)
-  __builtin_prefetch(address);
-#else
-  static_cast<void>(address);
 #endif
 }
 
@@ -106,84 +93,6 @@ size_t described_bytes(const uint32_t* words, size_t size_bytes) {
   const size_t slot_bytes = words[kSlotBytes];
   if (ranks < 1 || ranks > kMaxWorldSize || slot_bytes == 0 || slot_bytes % 128 != 0) return 0;
   return region_bytes(ranks, slot_bytes);
-}
-
-/** Elements [first, first + count) of the rows of `width` elements, counted row by row: copied out of a matrix. */
-void pack(uint32_t* destination, ConstMatrix source, size_t width, size_t first, size_t count) {
-  if (count == 0) return;
-  size_t row = first / width;
-  size_t column = first % width;
-  while (count > 0) {
-    const size_t run = std::min(width - column, count);
-    std::memcpy(destination, source.data + row * source.columns + column, run * sizeof(uint32_t));
-    destination += run;
-    count -= run;
-    row++;
-    column = 0;
-  }
-}
-
-/** The inverse of pack: the rows begin at column `offset` of the destination. */
-void unpack(Matrix destination, size_t offset, const uint32_t* source, size_t width, size_t first, size_t count) {
-  if (count == 0) return;
-  size_t row = first / width;
-  size_t column = first % width;
-  while (count > 0) {
-    const size_t run = std::min(width - column, count);
-    std::memcpy(destination.data + row * destination.columns + offset + column, source, run * sizeof(uint32_t));
-    source += run;
-    count -= run;
-    row++;
-    column = 0;
-  }
-}
-
-inline float canonical(float value) {
-  return value == value ? value : std::numeric_limits<float>::quiet_NaN();
-}
-
-/** Prefetches elements [first, last) of every source other than `own`, which is in this core's cache already. */
-inline void request_lines(const float* own, const float* const* sources, uint32_t ranks, size_t first, size_t last) {
-  for (uint32_t r = 0; r < ranks; r++) {
-    if (sources[r] == own) continue;
-    for (size_t i = first; i < last; i += kElementsOfLine) prefetch(sources[r] + i);
-  }
-}
-
-/**
- * out[i] = copy[i] = sources[0][i] + sources[1][i] + ... for i in [first, last), in that order. `out` may be one of the
- * sources: a block is read from all of them before it is written. `copy` may be null.
- */
-void sum_in_rank_order(float* out, float* copy, const float* const* sources, uint32_t ranks, size_t first,
-                       size_t last) {
-  constexpr size_t kBlock = 2 * kElementsOfLine;
-  float sums[kBlock];
-  size_t i = first;
-  request_lines(out, sources, ranks, first, std::min(last, first + kPrefetchElements));
-  for (; i + kBlock <= last; i += kBlock) {
-    const size_t ahead = i + kPrefetchElements;
-    if (ahead < last) request_lines(out, sources, ranks, ahead, ahead + kBlock);
-    std::memcpy(sums, sources[0] + i, sizeof(sums));
-    for (uint32_t r = 1; r < ranks; r++) {
-      const float* source = sources[r] + i;
-      for (size_t j = 0; j < kBlock; j++) sums[j] += source[j];
-    }
-    for (size_t j = 0; j < kBlock; j++) sums[j] = canonical(sums[j]);
-    std::memcpy(out + i, sums, sizeof(sums));
-    if (copy != nullptr) std::memcpy(copy + i, sums, sizeof(sums));
-  }
-  for (; i < last; i++) {
-    float sum = sources[0][i];
-    for (uint32_t r = 1; r < ranks; r++) sum += sources[r][i];
-    out[i] = canonical(sum);
-    if (copy != nullptr) copy[i] = out[i];
-  }
-}
-
-/** First element of a rank's part of `count` elements: whole lines. It ends where the next rank's begins. */
-size_t part_begin(size_t count, uint32_t rank, uint32_t ranks) {
-  const size_t lines = (count + kElementsOfLine - 1) / kElementsOfLine;
-  return std::min(count, lines * rank / ranks * kElementsOfLine);
 }
 
 }  // namespace
@@ -257,8 +166,8 @@ CollectiveStatus CollectiveRank::wait_for_all(uint32_t phase) const {
 
 /**
  * Spins, then yields, then parks, each for as long as this rank's policy says, until the deadline. Spinning that was in
- * vain is halved next time, and doubled again when it pays: two ranks may share a core whatever the policy was told, and
- * then each keeps the other from arriving for as long as it spins.
+ * vain is halved next time, and doubled again when it pays: two ranks may share a core whatever the policy was told,
+ * and then each keeps the other from arriving for as long as it spins.
  */
 CollectiveStatus CollectiveRank::wait_slowly(uint32_t phase, uint32_t next) const {
   uint32_t* own = line(rank_);
@@ -402,7 +311,7 @@ CollectiveStatus CollectiveRank::all_gather(ConstMatrix data, Matrix out, size_t
   size_t widest = width;
   for (size_t done = 0; done == 0 || done < rows * widest; done += slot_elements_) {
     const uint32_t phase = next_phase();
-    pack(slot(rank_, phase), data, width, done, share(width, done));
+    pack_columns(slot(rank_, phase), data, width, done, share(width, done));
     status = meet(phase, request);
     if (status != CollectiveStatus::kDone) return status;
     size_t offset = 0;
@@ -410,7 +319,7 @@ CollectiveStatus CollectiveRank::all_gather(ConstMatrix data, Matrix out, size_t
       const size_t columns = line(r)[kRequest + (phase & 1) * kRequestWords + 2];
       // Equal checksums make this impossible, short of a collision; memory safety must not rest on that.
       if (columns > out.columns - offset) return poison(CollectiveStatus::kMismatch);
-      unpack(out, offset, slot(r, phase), columns, done, share(columns, done));
+      unpack_columns(out, offset, slot(r, phase), columns, done, share(columns, done));
       widest = std::max(widest, columns);
       offset += columns;
     }

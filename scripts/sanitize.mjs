@@ -47,7 +47,9 @@ function runtimeLibrary(name) {
 const reports = mkdtempSync(join(tmpdir(), "shardloom-sanitize-"));
 if (kind === "thread") {
   const program = join(reports, "collectives_stress");
-  const sources = ["native/test/collectives_stress.cc", "native/collectives.cc"];
+  const sources = ["test/collectives_stress.cc", "collectives.cc", "collectives_payload.cc"].map((name) =>
+    join(root, "native", name),
+  );
   runOrExit("g++", ["-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread", ...sources, "-o", program]);
   const status = run(program, [], { env: { ...process.env, TSAN_OPTIONS: "exitcode=66" } });
   rmSync(reports, { recursive: true });

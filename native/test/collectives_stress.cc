@@ -1,6 +1,6 @@
 // Threads meet in thousands of collectives of changing kind and size, and check every element. Built with the thread
-// sanitizer by scripts/sanitize.mjs: under Node.js, which is not instrumented, that sanitizer sees races where there are
-// none. Prints what went wrong and exits with 1.
+// sanitizer by scripts/sanitize.mjs: under Node.js, which is not instrumented, that sanitizer sees races where there
+// are none. Prints what went wrong and exits with 1.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
