@@ -43,10 +43,7 @@ export function errorLine(error: unknown): string {
 function reportUsage({ code, exitCode, message }: CommanderError): ErrorReport {
   if (exitCode === 0) return { exitCode: EXIT_OK, text: "" };
   if (code === "commander.help") return { exitCode: EXIT_USAGE, text: "" };
-  return {
-    exitCode: EXIT_USAGE,
-    text: `shardloom: error[INVALID_USAGE]: ${oneLine(message.replace(/^error: /, ""))}\n`,
-  };
+  return { exitCode: EXIT_USAGE, text: lineOf("INVALID_USAGE", oneLine(message.replace(/^error: /, ""))) };
 }
 
 function lineOf(code: string, message: string): string {
