@@ -293,6 +293,13 @@ describe("wrong input ends with one line that says what was expected, and a docu
       names: /lying\.gguf/,
     },
     {
+      what: "a .gguf file without the plugin for it",
+      args: () => ["generate", "--model", folder.write("m.gguf", "GGUF"), ...PROMPT, "--no-default-plugins"],
+      exitCode: 3,
+      code: "UNRECOGNIZED_MODEL",
+      names: /safetensors.*\.gguf file.*--plugin/,
+    },
+    {
       what: "a missing config.json",
       args: () => damaged("no-config", (directory) => rmSync(join(directory, "config.json"))),
       exitCode: 3,
