@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { accessSync, constants, existsSync } from "node:fs";
 import { Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { defaultPlugins } from "../../src/cli/default-plugins.js";
@@ -7,6 +7,10 @@ import { createLoadingBar } from "../../src/cli/loading-bar.js";
 import { createLogger } from "../../src/core/logger.js";
 
 const logger = createLogger("silent");
+
+it("the build makes the command executable, as npx needs it in the checkout", () => {
+  accessSync(fileURLToPath(new URL("../../src/cli/main.js", import.meta.url)), constants.X_OK);
+});
 
 describe("the plugins that come with the command line", () => {
   it("are those of package.json, as files to import", () => {

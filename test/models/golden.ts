@@ -40,7 +40,11 @@ export interface Answer {
 }
 
 /** Generates to the end. */
-export async function collect(engine: Engine, promptTokenIds: readonly number[], sampling: SamplingOptions): Promise<Answer> {
+export async function collect(
+  engine: Engine,
+  promptTokenIds: readonly number[],
+  sampling: SamplingOptions,
+): Promise<Answer> {
   const answer: Answer = { tokenIds: [], logprobs: [], text: "" };
   for await (const delta of engine.generate({ promptTokenIds, sampling })) {
     answer.tokenIds.push(...delta.tokenIds);
