@@ -5,7 +5,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <limits>
 #include <thread>
 
 #if defined(__linux__)
@@ -19,6 +18,9 @@
 #include <immintrin.h>
 #endif
 
+#include "collectives_layout.h"
+#include "collectives_payload.h"
+
 namespace shardloom {
 namespace {
 
@@ -27,34 +29,7 @@ using std::uint32_t;
 using Clock = std::chrono::steady_clock;
 using Word = std::atomic_ref<uint32_t>;
 
-// Layout of the region in 4-byte words; region.ts is its other half.
-constexpr uint32_t kLayoutVersion = 0x53480001;
-constexpr uint32_t kMaxWorldSize = 64;
-constexpr size_t kLineWords = 32;
-
-constexpr size_t kVersion = 0;
-constexpr size_t kWorldSize = 1;
-constexpr size_t kSlotBytes = 2;
-constexpr size_t kOneShotBytes = 3;
-constexpr size_t kPoison = 4;
-
-constexpr size_t kGate = kLineWords;
-constexpr size_t kParked = kLineWords + 1;
-
-constexpr size_t kFirstRankLine = 2 * kLineWords;
-constexpr size_t kArrived = 0;
-constexpr size_t kRequest = 1;
-constexpr size_t kRequestWords = 4;
-constexpr size_t kTimeoutMs = 16;
-constexpr size_t kSpinMicros = 17;
-constexpr size_t kYieldMicros = 18;
-
-constexpr size_t kSlotPaddingWords = 96;
-
-// How far ahead of the sum the lines of other ranks are requested. They come one by one out of another core's cache: a
-// small all-reduce takes their latency divided by the number under way.
-constexpr size_t kPrefetchElements = 512;
-constexpr size_t kElementsOfLine = 16;
+using namespace collectives_layout;
 
 // A parked thread looks around at least this often, whatever wakes it or fails to.
 constexpr auto kParkSlice = std::chrono::milliseconds(20);
@@ -71,14 +46,6 @@ inline void relax() {
   _mm_pause();
 #elif defined(__aarch64__)
   asm volatile("isb" ::: "memory");
-#endif
-}
-
-inline void prefetch(const void* address) {
-#if defined(__GNUC__)
-  __builtin_prefetch(address);
-#else
-  static_cast<void>(address);
 #endif
 }
 
@@ -125,86 +92,7 @@ size_t described_bytes(const uint32_t* words, size_t size_bytes) {
   const size_t ranks = words[kWorldSize];
   const size_t slot_bytes = words[kSlotBytes];
   if (ranks < 1 || ranks > kMaxWorldSize || slot_bytes == 0 || slot_bytes % 128 != 0) return 0;
-  return (kFirstRankLine + ranks * kLineWords + 2 * ranks * kSlotPaddingWords) * sizeof(uint32_t) +
-         2 * ranks * slot_bytes;
-}
-
-/** Elements [first, first + count) of the rows of `width` elements, counted row by row: copied out of a matrix. */
-void pack(uint32_t* destination, ConstMatrix source, size_t width, size_t first, size_t count) {
-  if (count == 0) return;
-  size_t row = first / width;
-  size_t column = first % width;
-  while (count > 0) {
-    const size_t run = std::min(width - column, count);
-    std::memcpy(destination, source.data + row * source.columns + column, run * sizeof(uint32_t));
-    destination += run;
-    count -= run;
-    row++;
-    column = 0;
-  }
-}
-
-/** The inverse of pack: the rows begin at column `offset` of the destination. */
-void unpack(Matrix destination, size_t offset, const uint32_t* source, size_t width, size_t first, size_t count) {
-  if (count == 0) return;
-  size_t row = first / width;
-  size_t column = first % width;
-  while (count > 0) {
-    const size_t run = std::min(width - column, count);
-    std::memcpy(destination.data + row * destination.columns + offset + column, source, run * sizeof(uint32_t));
-    source += run;
-    count -= run;
-    row++;
-    column = 0;
-  }
-}
-
-inline float canonical(float value) {
-  return value == value ? value : std::numeric_limits<float>::quiet_NaN();
-}
-
-/** Prefetches elements [first, last) of every source other than `own`, which is in this core's cache already. */
-inline void request_lines(const float* own, const float* const* sources, uint32_t ranks, size_t first, size_t last) {
-  for (uint32_t r = 0; r < ranks; r++) {
-    if (sources[r] == own) continue;
-    for (size_t i = first; i < last; i += kElementsOfLine) prefetch(sources[r] + i);
-  }
-}
-
-/**
- * out[i] = copy[i] = sources[0][i] + sources[1][i] + ... for i in [first, last), in that order. `out` may be one of the
- * sources: a block is read from all of them before it is written. `copy` may be null.
- */
-void sum_in_rank_order(float* out, float* copy, const float* const* sources, uint32_t ranks, size_t first,
-                       size_t last) {
-  constexpr size_t kBlock = 2 * kElementsOfLine;
-  float sums[kBlock];
-  size_t i = first;
-  request_lines(out, sources, ranks, first, std::min(last, first + kPrefetchElements));
-  for (; i + kBlock <= last; i += kBlock) {
-    const size_t ahead = i + kPrefetchElements;
-    if (ahead < last) request_lines(out, sources, ranks, ahead, ahead + kBlock);
-    std::memcpy(sums, sources[0] + i, sizeof(sums));
-    for (uint32_t r = 1; r < ranks; r++) {
-      const float* source = sources[r] + i;
-      for (size_t j = 0; j < kBlock; j++) sums[j] += source[j];
-    }
-    for (size_t j = 0; j < kBlock; j++) sums[j] = canonical(sums[j]);
-    std::memcpy(out + i, sums, sizeof(sums));
-    if (copy != nullptr) std::memcpy(copy + i, sums, sizeof(sums));
-  }
-  for (; i < last; i++) {
-    float sum = sources[0][i];
-    for (uint32_t r = 1; r < ranks; r++) sum += sources[r][i];
-    out[i] = canonical(sum);
-    if (copy != nullptr) copy[i] = out[i];
-  }
-}
-
-/** First element of a rank's part of `count` elements: whole lines. It ends where the next rank's begins. */
-size_t part_begin(size_t count, uint32_t rank, uint32_t ranks) {
-  const size_t lines = (count + kElementsOfLine - 1) / kElementsOfLine;
-  return std::min(count, lines * rank / ranks * kElementsOfLine);
+  return region_bytes(ranks, slot_bytes);
 }
 
 }  // namespace
@@ -276,12 +164,17 @@ CollectiveStatus CollectiveRank::wait_for_all(uint32_t phase) const {
   return CollectiveStatus::kDone;
 }
 
-/** Spins, then yields, then parks, each for as long as this rank's policy says, until the deadline. */
+/**
+ * Spins, then yields, then parks, each for as long as this rank's policy says, until the deadline. Spinning that was in
+ * vain is halved next time, and doubled again when it pays: two ranks may share a core whatever the policy was told,
+ * and then each keeps the other from arriving for as long as it spins.
+ */
 CollectiveStatus CollectiveRank::wait_slowly(uint32_t phase, uint32_t next) const {
-  const uint32_t* own = line(rank_);
+  uint32_t* own = line(rank_);
+  const uint32_t budget = own[kSpinBudget];
   const Clock::time_point start = Clock::now();
   const auto deadline = start + std::chrono::milliseconds(own[kTimeoutMs]);
-  const auto spin_end = start + std::chrono::microseconds(own[kSpinMicros]);
+  const auto spin_end = start + std::chrono::microseconds(budget);
   const auto yield_end = spin_end + std::chrono::microseconds(own[kYieldMicros]);
   Clock::time_point now = start;
   for (;;) {
@@ -290,8 +183,11 @@ CollectiveStatus CollectiveRank::wait_slowly(uint32_t phase, uint32_t next) cons
     if (now < spin_end) {
       for (int i = 0; i < kSpinsBetweenLooks; i++) {
         relax();
-        if (all_arrived(phase, next)) return CollectiveStatus::kDone;
+        if (!all_arrived(phase, next)) continue;
+        own[kSpinBudget] = std::min(own[kSpinMicros], 2 * budget);
+        return CollectiveStatus::kDone;
       }
+      own[kSpinBudget] = std::max<uint32_t>(1, budget / 2);
     } else if (!parking) {
       std::this_thread::yield();
     } else {
@@ -415,7 +311,7 @@ CollectiveStatus CollectiveRank::all_gather(ConstMatrix data, Matrix out, size_t
   size_t widest = width;
   for (size_t done = 0; done == 0 || done < rows * widest; done += slot_elements_) {
     const uint32_t phase = next_phase();
-    pack(slot(rank_, phase), data, width, done, share(width, done));
+    pack_columns(slot(rank_, phase), data, width, done, share(width, done));
     status = meet(phase, request);
     if (status != CollectiveStatus::kDone) return status;
     size_t offset = 0;
@@ -423,7 +319,7 @@ CollectiveStatus CollectiveRank::all_gather(ConstMatrix data, Matrix out, size_t
       const size_t columns = line(r)[kRequest + (phase & 1) * kRequestWords + 2];
       // Equal checksums make this impossible, short of a collision; memory safety must not rest on that.
       if (columns > out.columns - offset) return poison(CollectiveStatus::kMismatch);
-      unpack(out, offset, slot(r, phase), columns, done, share(columns, done));
+      unpack_columns(out, offset, slot(r, phase), columns, done, share(columns, done));
       widest = std::max(widest, columns);
       offset += columns;
     }

@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "collectives_payload.h"
+
 namespace shardloom {
 
 /** Outcome of a collective; also why a region is poisoned. Numbers are shared with region.ts. */
@@ -21,16 +23,6 @@ enum class CollectiveStatus : std::uint32_t { kDone = 0, kTimedOut = 1, kAborted
 
 /** Element types of all-gather and broadcast; both are 4 bytes wide and are copied as bits. */
 enum class CollectiveType : std::uint32_t { kF32 = 0, kI32 = 1 };
-
-/** Row-major 4-byte elements. */
-struct ConstMatrix {
-  const std::uint32_t* data;
-  std::size_t columns;
-};
-struct Matrix {
-  std::uint32_t* data;
-  std::size_t columns;
-};
 
 /**
  * One rank's end of a region. A view made for one call: it owns nothing. At most one thread may act for a rank at a

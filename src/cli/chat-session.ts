@@ -6,10 +6,14 @@ import type { CommandContext } from "./context.js";
 import { errorLine } from "./report-error.js";
 
 export interface ChatSessionOptions {
-  readonly engine: Engine;
+  readonly engine: Pick<Engine, "generate">;
   readonly sampling: SamplingOptions;
   readonly system: string | undefined;
   readonly context: CommandContext;
+  /** Where messages come from: a line each. */
+  readonly input: NodeJS.ReadableStream;
+  /** The terminal a person types at, which shows prompts; null when messages come from a pipe or a file. */
+  readonly terminal: NodeJS.WritableStream | null;
 }
 
 const HELP = `/reset  forget the conversation
@@ -19,12 +23,12 @@ Ctrl-C stops an answer.
 `;
 
 export class ChatSession {
-  readonly #engine: Engine;
+  readonly #engine: Pick<Engine, "generate">;
   readonly #sampling: SamplingOptions;
   readonly #system: readonly ChatMessage[];
   readonly #context: CommandContext;
   /** Prompts and remarks are for a person; a pipe gets answers only. */
-  readonly #interactive: boolean;
+  readonly #terminal: NodeJS.WritableStream | null;
   readonly #lines: Interface;
   #messages: ChatMessage[];
   /** The answer that is being given; null between answers. */
@@ -32,17 +36,17 @@ export class ChatSession {
   /** Whether Ctrl-C was pressed at the prompt, so that a second time means to leave. */
   #leaving = false;
 
-  constructor({ engine, sampling, system, context }: ChatSessionOptions) {
+  constructor({ engine, sampling, system, context, input, terminal }: ChatSessionOptions) {
     this.#engine = engine;
     this.#sampling = sampling;
     this.#system = system === undefined ? [] : [{ role: "system", content: system }];
     this.#messages = [...this.#system];
     this.#context = context;
-    this.#interactive = process.stdin.isTTY === true && context.stdout.isTerminal;
+    this.#terminal = terminal;
     this.#lines = createInterface({
-      input: process.stdin,
-      ...(this.#interactive ? { output: process.stdout } : {}),
-      terminal: this.#interactive,
+      input,
+      ...(terminal === null ? {} : { output: terminal }),
+      terminal: terminal !== null,
       prompt: "> ",
     });
   }
@@ -69,7 +73,7 @@ export class ChatSession {
     // One iterator for the whole time: lines that arrive during an answer wait in it.
     const lines = this.#lines[Symbol.asyncIterator]();
     for (;;) {
-      if (this.#interactive && !this.#context.interruption.signal.aborted) this.#lines.prompt();
+      if (this.#terminal !== null && !this.#context.interruption.signal.aborted) this.#lines.prompt();
       const { value, done } = await lines.next();
       if (done === true || this.#context.interruption.signal.aborted) break;
       this.#leaving = false;
@@ -99,9 +103,10 @@ export class ChatSession {
       else this.#messages.push({ role: "assistant", content: text });
       if (finishReason === "length") await this.#remark("(The answer ends here: it has its maximum of tokens.)\n");
     } catch (error) {
-      if (!(this.#interactive && error instanceof RequestError)) throw error;
+      if (this.#terminal === null || !(error instanceof RequestError)) throw error;
       this.#messages = before;
-      process.stderr.write(`${errorLine(error)}(/reset starts the conversation anew.)\n`);
+      this.#context.note(errorLine(error).trimEnd());
+      this.#context.note("(/reset starts the conversation anew.)");
     } finally {
       this.#answering = null;
     }
@@ -128,7 +133,7 @@ export class ChatSession {
       this.#answering.abort();
       return true;
     }
-    if (!this.#interactive) return false;
+    if (this.#terminal === null) return false;
     if (this.#lines.line === "" && this.#leaving) {
       this.#lines.close();
       return true;
@@ -137,12 +142,12 @@ export class ChatSession {
     // End of line, then delete to its beginning: what was typed is gone.
     this.#lines.write(null, { ctrl: true, name: "e" });
     this.#lines.write(null, { ctrl: true, name: "u" });
-    process.stdout.write("\n(Ctrl-C again or Ctrl-D leaves.)\n");
+    this.#terminal.write("\n(Ctrl-C again or Ctrl-D leaves.)\n");
     this.#lines.prompt();
     return true;
   }
 
   async #remark(text: string): Promise<void> {
-    if (this.#interactive) await this.#context.stdout.write(text);
+    if (this.#terminal !== null) await this.#context.stdout.write(text);
   }
 }

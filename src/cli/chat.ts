@@ -30,7 +30,9 @@ async function chat(flags: ChatFlags, context: CommandContext): Promise<void> {
   const sampling = samplingOf(flags);
   const { engine } = await launchModel(flags, context.interruption.signal);
   try {
-    await new ChatSession({ engine, sampling, system: flags.system, context }).run();
+    const input = process.stdin;
+    const terminal = input.isTTY && context.stdout.isTerminal ? process.stdout : null;
+    await new ChatSession({ engine, sampling, system: flags.system, context, input, terminal }).run();
   } finally {
     await engine.close();
   }

@@ -8,8 +8,8 @@ import { packageFolder, readPackageManifest } from "./package-manifest.js";
  * File URLs of the plugins that shardloom's package.json lists, as far as they are installed beside it; one that is not
  * is no error. The working directory is not searched: nobody asked for code from there.
  */
-export function defaultPlugins(logger: Logger): readonly string[] {
-  return readPackageManifest().defaultPlugins.flatMap((name) => {
+export function defaultPlugins(logger: Logger, names = readPackageManifest().defaultPlugins): readonly string[] {
+  return names.flatMap((name) => {
     try {
       return [resolvePlugin(name, packageFolder)];
     } catch (error) {

@@ -30,7 +30,7 @@ export function reportError(error: unknown, verbose: boolean): ErrorReport {
   if (error instanceof CommanderError) return reportUsage(error);
   const exitCode = exitCodeOf(error);
   const code = error instanceof ShardloomError ? error.code : "INTERNAL";
-  const line = `shardloom: error[${code}]: ${messageOf(error)}\n`;
+  const line = lineOf(code, messageOf(error));
   return { exitCode, text: verbose ? `${line}${printable(inspect(error))}\n` : line };
 }
 
@@ -43,10 +43,11 @@ export function errorLine(error: unknown): string {
 function reportUsage({ code, exitCode, message }: CommanderError): ErrorReport {
   if (exitCode === 0) return { exitCode: EXIT_OK, text: "" };
   if (code === "commander.help") return { exitCode: EXIT_USAGE, text: "" };
-  return {
-    exitCode: EXIT_USAGE,
-    text: `shardloom: error[INVALID_USAGE]: ${oneLine(message.replace(/^error: /, ""))}\n`,
-  };
+  return { exitCode: EXIT_USAGE, text: lineOf("INVALID_USAGE", oneLine(message.replace(/^error: /, ""))) };
+}
+
+function lineOf(code: string, message: string): string {
+  return `shardloom: error[${code}]: ${message}\n`;
 }
 
 function messageOf(error: unknown): string {

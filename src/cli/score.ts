@@ -1,4 +1,5 @@
 /** `shardloom score`: how likely a model finds a text. */
+import { addAbortSignal } from "node:stream";
 import { text } from "node:stream/consumers";
 import type { Command } from "commander";
 import { describeValue, OptionError, ShardloomError } from "../core/errors.js";
@@ -36,7 +37,7 @@ export function addScoreCommand(program: Command, context: CommandContext): void
 }
 
 async function score(flags: ScoreFlags, { stdout, interruption: { signal } }: CommandContext): Promise<void> {
-  const ids = await readTokenIds(flags.tokenIds);
+  const ids = await readTokenIds(flags.tokenIds, signal);
   const { engine } = await launchModel(flags, signal);
   try {
     const { nll, nllMean } = await engine.score(ids, { signal });
@@ -51,9 +52,9 @@ async function score(flags: ScoreFlags, { stdout, interruption: { signal } }: Co
 }
 
 /** Throws OptionError `INVALID_TOKEN_IDS_FILE` or `INVALID_TOKEN_ID`. Whether the model has the ids is checked later. */
-async function readTokenIds(file: string): Promise<readonly number[]> {
-  const content = file === "-" ? await text(process.stdin) : readFile(file);
-  if (!/^\s*[[{]/.test(content)) return parseTokenIds(content, `${file}`);
+async function readTokenIds(file: string, signal: AbortSignal): Promise<readonly number[]> {
+  const content = file === "-" ? await text(addAbortSignal(signal, process.stdin)) : readFile(file);
+  if (!/^\s*[[{]/.test(content)) return parseTokenIds(content, file);
   const value = parseJson(content, file);
   const ids: unknown = isJsonObject(value) ? value["ids"] : value;
   if (!Array.isArray(ids)) throw invalid(file, `an array of token ids, or one under "ids"`, describeValue(ids));

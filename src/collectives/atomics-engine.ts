@@ -226,12 +226,14 @@ export class AtomicsEngine {
     return STATUS.done;
   }
 
+  /** Spins for as long as that has paid lately, then parks, until the deadline. See wait_slowly in the addon. */
   #waitSlowly(phase: number, firstMissing: number): number {
     const words = this.#words;
     const line = rankLine(this.#rank);
     const start = performance.now();
     const deadline = start + (words[line + RANK_LINE.timeoutMs] ?? 0);
-    const spinEnd = start + (words[line + RANK_LINE.spinMicros] ?? 0) / 1000;
+    const budget = words[line + RANK_LINE.spinBudget] ?? 0;
+    const spinEnd = start + budget / 1000;
     let next = firstMissing;
     let now = start;
     for (;;) {
@@ -243,8 +245,11 @@ export class AtomicsEngine {
       } else {
         for (let i = 0; i < SPINS_BETWEEN_LOOKS; i++) {
           next = this.#firstMissing(next, phase);
-          if (next === this.#worldSize) return STATUS.done;
+          if (next < this.#worldSize) continue;
+          words[line + RANK_LINE.spinBudget] = Math.min(words[line + RANK_LINE.spinMicros] ?? 0, 2 * budget);
+          return STATUS.done;
         }
+        words[line + RANK_LINE.spinBudget] = Math.max(1, budget >> 1);
       }
       // Poison before flags: whoever sees a mismatch reported has then also seen all arrive, and finds it itself.
       const poison = Atomics.load(words, HEADER.poison);

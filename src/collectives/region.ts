@@ -44,6 +44,8 @@ export const RANK_LINE = {
   timeoutMs: 16,
   spinMicros: 17,
   yieldMicros: 18,
+  /** How long it spins at present: at most spinMicros, less after spinning in vain. */
+  spinBudget: 19,
 } as const;
 
 export const REQUEST_WORDS = 4;

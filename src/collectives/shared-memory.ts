@@ -30,8 +30,8 @@ import {
 } from "./request.js";
 
 /**
- * How a rank waits: it spins, then yields its core, each for so long, then parks until it is woken. The TypeScript twin
- * cannot yield and parks at once instead.
+ * How a rank waits: it spins, then yields its core, each for so long, then parks until it is woken. It spins for less
+ * while that turns out to be in vain. The TypeScript twin cannot yield and parks at once instead.
  */
 export interface WaitingPolicy {
   readonly spinMicros: number;
@@ -88,6 +88,7 @@ export function createSharedMemoryCollective(
   words[rankLine(rank) + RANK_LINE.timeoutMs] = timeoutMs;
   words[rankLine(rank) + RANK_LINE.spinMicros] = waiting.spinMicros;
   words[rankLine(rank) + RANK_LINE.yieldMicros] = waiting.yieldMicros;
+  words[rankLine(rank) + RANK_LINE.spinBudget] = waiting.spinMicros;
   return new SharedMemoryCollective(region, rank, createEngine(region, rank, options.native), timeoutMs);
 }
 

@@ -45,7 +45,8 @@ describe("region of collectives", () => {
   it("keeps what other ranks read in the first 64 bytes of a line and what only its owner reads out of them", () => {
     assert.ok(requestAt(0, 1) + REQUEST_WORDS - rankLine(0) <= 16);
     assert.equal(requestAt(3, 5) - requestAt(3, 4), REQUEST_WORDS);
-    for (const own of [RANK_LINE.timeoutMs, RANK_LINE.spinMicros, RANK_LINE.yieldMicros]) {
+    const { timeoutMs, spinMicros, yieldMicros, spinBudget } = RANK_LINE;
+    for (const own of [timeoutMs, spinMicros, yieldMicros, spinBudget]) {
       assert.ok(own >= 16 && own < LINE_WORDS);
     }
   });

@@ -1,0 +1,75 @@
+import assert from "node:assert/strict";
+import { accessSync, constants, existsSync } from "node:fs";
+import { Writable } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { defaultPlugins } from "../../src/cli/default-plugins.js";
+import { createLoadingBar } from "../../src/cli/loading-bar.js";
+import { createLogger } from "../../src/core/logger.js";
+
+const logger = createLogger("silent");
+
+it("the build makes the command executable, as npx needs it in the checkout", () => {
+  accessSync(fileURLToPath(new URL("../../src/cli/main.js", import.meta.url)), constants.X_OK);
+});
+
+describe("the plugins that come with the command line", () => {
+  it("are those of package.json, as files to import", () => {
+    const urls = defaultPlugins(logger);
+    assert.equal(urls.length, 1);
+    for (const url of urls) assert.ok(existsSync(fileURLToPath(url)), url);
+  });
+
+  it("may be missing: one that is not installed is passed over", () => {
+    assert.deepEqual(defaultPlugins(logger, ["@shardloom/not-installed"]), []);
+  });
+});
+
+/** A terminal as far as a progress bar needs one. */
+function terminalOf(): NodeJS.WriteStream & { readonly text: string } {
+  let text = "";
+  const stream = new Writable({
+    write(chunk, _encoding, done) {
+      text += String(chunk);
+      done();
+    },
+  });
+  return Object.create(process.stderr, {
+    isTTY: { value: true },
+    columns: { value: 120 },
+    write: { value: (chunk: string) => stream.write(chunk) },
+    text: { get: () => text },
+  });
+}
+
+describe("the bar that shows how loading goes", () => {
+  it("is for terminals only", () => {
+    assert.equal(createLoadingBar(Object.create(process.stderr, { isTTY: { value: false } })), null);
+  });
+
+  for (const [second, shown] of [
+    [30_000_000, "50%  50 MB of 100 MB"],
+    // Both have read what they hold copies of.
+    [90_000_000, "100%  100 MB of 100 MB"],
+  ] as const) {
+    it(`adds up what all ranks have read, and never passes the end: ${shown}`, () => {
+      const terminal = terminalOf();
+      const bar = createLoadingBar(terminal);
+      assert.ok(bar !== null);
+      bar.loaded({ rank: 0, bytesRead: 10_000_000, totalBytes: 100_000_000 });
+      bar.loaded({ rank: 1, bytesRead: second, totalBytes: 100_000_000 });
+      bar.loaded({ rank: 0, bytesRead: 20_000_000, totalBytes: 100_000_000 });
+      bar.stop();
+      assert.ok(terminal.text.includes(shown), terminal.text);
+    });
+  }
+
+  it("shows a download before", () => {
+    const terminal = terminalOf();
+    const bar = createLoadingBar(terminal);
+    assert.ok(bar !== null);
+    const file = { file: "model.safetensors", fileBytes: 10, fileReceivedBytes: 5 };
+    bar.downloaded({ ...file, totalBytes: 4000, totalReceivedBytes: 1000 });
+    bar.stop();
+    assert.match(terminal.text, /Downloading .* 25% {2}1 kB of 4 kB/);
+  });
+});

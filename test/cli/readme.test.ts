@@ -1,0 +1,99 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { SafetensorsDirectory } from "../../src/checkpoint/safetensors-directory.js";
+import { bf16ToF32 } from "../../src/core/dtype.js";
+import { cli } from "./cli-process.js";
+import { addTokenizer, goldenPrompts, TINY_LLAMA, testFolder } from "./models.js";
+
+const root = fileURLToPath(new URL("../../../", import.meta.url));
+const page = (name: string): string => readFileSync(join(root, name), "utf8");
+
+/** The code of a page in a language, block by block. */
+function blocks(text: string, language: string): string[] {
+  return [...text.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\``, "gm"))].map(([, code = ""]) => code);
+}
+
+/** Writes a model's weights as float32 NumPy files, by the format's specification (version 1.0). */
+function writeNpyModel(source: string, target: string): void {
+  mkdirSync(join(target, "weights"), { recursive: true });
+  writeFileSync(join(target, "config.json"), readFileSync(join(source, "config.json")));
+  const checkpoint = SafetensorsDirectory.open(source);
+  for (const tensor of checkpoint.tensors.values()) {
+    const { name, shape } = tensor;
+    const bits = new Uint16Array(shape.reduce((product, extent) => product * extent, 1));
+    tensor.read(new Uint8Array(bits.buffer), 0);
+    const values = Float32Array.from(bits, bf16ToF32);
+    const tuple = shape.length === 1 ? `${shape[0]},` : shape.join(", ");
+    const text = `{'descr': '<f4', 'fortran_order': False, 'shape': (${tuple}), }`;
+    const header = Buffer.from(`${text.padEnd(64 * Math.ceil((text.length + 11) / 64) - 11)}\n`);
+    const start = Buffer.from("\x93NUMPY\x01\x00\0\0", "latin1");
+    start.writeUInt16LE(header.length, 8);
+    writeFileSync(
+      join(target, "weights", `${name}.npy`),
+      Buffer.concat([start, header, new Uint8Array(values.buffer)]),
+    );
+  }
+  checkpoint.close();
+}
+
+describe("the code in the documentation", () => {
+  const models = testFolder();
+  let folder = "";
+  before(() => {
+    // Inside the checkout, where `shardloom` resolves as it does for its users.
+    folder = mkdtempSync(join(root, "dist", "documentation-"));
+  });
+  after(() => rmSync(folder, { recursive: true, force: true }));
+
+  it("README.md: the API's example streams an answer and ends", () => {
+    const [example = ""] = blocks(page("README.md"), "js");
+    const model = models.model("example", addTokenizer);
+    assert.match(example, /model: "HuggingFaceTB\/SmolLM2-135M-Instruct"/);
+    const script = join(folder, "example.mjs");
+    writeFileSync(script, example.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model));
+    assert.equal(execFileSync(process.execPath, [script], { encoding: "utf8" }).length, 100);
+  });
+
+  it("docs/plugins.md: the plugin loads a model on two ranks, and its tokens are transformers'", async () => {
+    const [plugin = "", loader = ""] = blocks(page("docs/plugins.md"), "js");
+    assert.ok(
+      blocks(page("README.md"), "js").some((code) => plugin.endsWith(code)),
+      "README.md has another plugin",
+    );
+    writeFileSync(join(folder, "npy.mjs"), plugin);
+    writeFileSync(join(folder, "npy-loader.mjs"), loader);
+    const model = join(models.path, "npy");
+    writeNpyModel(TINY_LLAMA, model);
+    const prompt = goldenPrompts(TINY_LLAMA)[1];
+    assert.ok(prompt !== undefined);
+    const flags = ["--prompt-ids", prompt.promptIds.join(","), "--max-tokens", "32", "--json"];
+    const args = ["--plugin", join(folder, "npy.mjs"), "--model", model, "--tp", "2", ...flags];
+    const { stdout, stderr } = await cli(["generate", ...args]);
+    assert.equal(stderr, "");
+    assert.deepEqual(JSON.parse(stdout).outputs[0].token_ids, prompt.generatedIds);
+  });
+
+  it("README.md shows flags and commands that exist", async () => {
+    const help = (await Promise.all(["generate", "chat", "score"].map((name) => cli(["help", name])))).map(
+      ({ stdout }) => stdout,
+    );
+    const known = new Set(help.join("\n").match(/--[a-z][a-z-]*/g));
+    const shell = blocks(page("README.md"), "sh").join("\n").split("\n");
+    const lines = shell.filter((line) => line.includes("npx shardloom"));
+    assert.ok(lines.length >= 4);
+    for (const line of lines) {
+      for (const flag of line.match(/--[a-z][a-z-]*/g) ?? []) assert.ok(known.has(flag), `${flag} in: ${line}`);
+    }
+  });
+
+  it("links to files that exist", () => {
+    for (const name of ["README.md", "docs/errors.md", "docs/plugins.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]) {
+      for (const [, target = ""] of page(name).matchAll(/\]\(([^)#:]+)\)/g)) {
+        assert.ok(existsSync(join(root, dirname(name), target)), `${name} links to ${target}`);
+      }
+    }
+  });
+});
