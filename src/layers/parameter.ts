@@ -9,7 +9,7 @@ import { convertFloats, dtypeBytes, isFloat } from "../core/dtype.js";
 import { CheckpointError, InternalError, invariant } from "../core/errors.js";
 import { bytesOf, describeShape, elementCount, isVirtual, type Tensor } from "../core/tensor.js";
 import type { Range } from "../parallel/partition.js";
-import type { Extent, ParameterSpec } from "../quantization/contract.js";
+import type { Extent, ParameterSpec, ShardId } from "../quantization/contract.js";
 
 /** Bytes converted at a time when a loaded weight has another dtype than its parameter. */
 const CONVERSION_BYTES = 1024 * 1024;
@@ -23,6 +23,8 @@ export interface LoadedSlice extends Extent {
   readonly shape: readonly number[];
   /** One range a dimension. */
   readonly ranges: readonly Range[];
+  /** Which logical matrix of a fused layer it is; null for the only one, or for all. */
+  readonly shardId: ShardId | null;
 }
 
 export class Parameter {
@@ -55,7 +57,7 @@ export class Parameter {
    * covered whole. Converts among float dtypes, rounding to nearest even. Throws CheckpointError `SHAPE_MISMATCH`,
    * `DTYPE_MISMATCH`, `DUPLICATE_WEIGHT`, `FLOAT_OVERFLOW`, or what reading throws.
    */
-  load(source: CheckpointTensor, ranges: readonly Range[], offset = 0): void {
+  load(source: CheckpointTensor, ranges: readonly Range[], offset = 0, shardId: ShardId | null = null): void {
     // A scalar on disk is a vector of one here.
     const shape = ranges.length === 0 ? [1] : ranges.map((range) => range.end - range.start);
     const size = shape[this.dim] ?? 0;
@@ -66,7 +68,7 @@ export class Parameter {
     }
     this.#checkDType(source);
     const { name, file } = source;
-    this.#account({ tensor: name, file, shape: source.shape, ranges, offset, size });
+    this.#account({ tensor: name, file, shape: source.shape, ranges, offset, size, shardId });
     // The partition and the account are all there is to do where there are no bytes.
     if (isVirtual(this.tensor)) return;
     const outer = elementCount(local.slice(0, this.dim));

@@ -47,7 +47,7 @@ export class ShardPlacement {
   load(parameter: Parameter, source: CheckpointTensor, part: LinearPart, place: SourcePlace): void {
     const { outputDim, scalarSlots } = parameter.spec;
     if (outputDim === null && scalarSlots) {
-      parameter.load(source, wholeOf(source.shape), partsHeld(parameter, this.#layer).indexOf(part));
+      parameter.load(source, wholeOf(source.shape), partsHeld(parameter, this.#layer).indexOf(part), part.shardId);
       return;
     }
     let ranges = wholeOf(source.shape);
@@ -72,7 +72,7 @@ export class ShardPlacement {
     if (wanted.size !== destination.size) {
       throw parameter.mismatch(source, `${destination.size} along dimension ${outputDim}`, `${wanted.size}`);
     }
-    parameter.load(source, narrow(ranges, outputDim, wanted), destination.offset);
+    parameter.load(source, narrow(ranges, outputDim, wanted), destination.offset, part.shardId);
   }
 
   #narrowInputs(parameter: Parameter, source: CheckpointTensor, ranges: Range[]): Range[] {

@@ -228,6 +228,7 @@ class DecoderBlock {
 class Decoder implements Model {
   readonly vocabulary: Split;
   readonly hidden: Operand;
+  readonly replicated: readonly Operand[];
   readonly #embedding: VocabParallelEmbedding;
   readonly #blocks: readonly DecoderBlock[];
   readonly #norm: RMSNorm;
@@ -246,6 +247,7 @@ class Decoder implements Model {
     this.#buffers = createActivations(parts);
     this.vocabulary = vocabulary;
     this.hidden = this.#buffers.normed;
+    this.replicated = [this.#buffers.residual, this.#buffers.normed];
   }
 
   *forward(step: ForwardStep): Pass {

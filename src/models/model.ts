@@ -32,6 +32,11 @@ export interface Model {
   readonly vocabulary: Split;
   /** Final hidden states, `[maxTokens, hiddenSize]`, the same on every rank. */
   readonly hidden: Operand;
+  /**
+   * Activations, `[maxTokens, ..]`, that hold the same on every rank whenever the pass is at a collective; what was not
+   * written since stands as it was. For checks: nothing is computed from this list.
+   */
+  readonly replicated: readonly Operand[];
   /** Computes `hidden` for the tokens of the step. */
   forward(step: ForwardStep): Pass;
   /** Logits of this rank's ids: `logits[i]` is of the hidden state in row i of `hidden`. */
