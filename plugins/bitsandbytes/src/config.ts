@@ -111,12 +111,12 @@ class BitsAndBytesConfig implements QuantizationConfig {
   }
 
   /** The quantized weight that holds a part: that of its own name, or the layer's, where the part is fused on disk. */
-  #weightOf(planning: Planning, layer: LinearLayer, part: LinearPart): QuantizedWeight | null {
+  #weightOf(planning: Planning, layer: LinearLayer, part: LinearPart): QuantizedWeight | null | undefined {
     const { source, weights } = planning;
     const own = `${part.prefix}.weight`;
     const name = source.tensors.has(own) ? own : `${layer.prefix}.weight`;
     const tensor = source.tensors.get(name);
-    if (tensor === undefined) return null;
+    if (tensor === undefined) return undefined;
     const known = weights.get(name);
     if (known !== undefined) return known;
     const quantized = this.#quantizeInFlight(planning, layer, tensor, moduleOf(name));

@@ -6,8 +6,11 @@ import { CheckpointError, type LinearLayer, type LinearPart, MIN_BLOCK_SIZE, ran
 import type { FourBitType } from "./codebooks.js";
 import type { QuantizedWeight } from "./quantized-weight.js";
 
-/** Where the values of a part come from: a loaded weight, which may hold other parts as well; null if not quantized. */
-export type WeightOf = (layer: LinearLayer, part: LinearPart) => QuantizedWeight | null;
+/**
+ * Where the values of a part come from: a loaded weight, which may hold other parts as well; null if it is not quantized,
+ * undefined if there is none.
+ */
+export type WeightOf = (layer: LinearLayer, part: LinearPart) => QuantizedWeight | null | undefined;
 
 /** What a segment is stored as. */
 export type Storage =
@@ -32,22 +35,29 @@ export interface Segment {
 
 /** The segments of a layer on this rank, in the order of rows. Throws CheckpointError `SHAPE_MISMATCH`. */
 export function planSegments(layer: LinearLayer, weightOf: WeightOf): readonly Segment[] {
+  const found = layer.parts.map((part) => weightOf(layer, part));
   const segments: Segment[] = [];
-  for (const part of layer.parts) {
-    const weight = weightOf(layer, part);
+  layer.parts.forEach((part, i) => {
+    // A part that is missing is expected as its neighbour is stored; loading will say that it is missing.
+    const like = found[i] === undefined ? (found.slice(0, i).findLast(isKnown) ?? found.find(isKnown)) : found[i];
+    const weight = found[i] ?? null;
     if (weight !== null) checkShape(layer, part, weight);
-    const next = segmentOf(layer, part, weight);
+    const next = segmentOf(part, storageOf(layer, like ?? null), weight);
     const last = segments.at(-1);
     const joined = last === undefined ? null : join(last, next);
     if (joined === null) segments.push(next);
     else segments[segments.length - 1] = joined;
-  }
+  });
   return segments;
 }
 
-function segmentOf(layer: LinearLayer, part: LinearPart, weight: QuantizedWeight | null): Segment {
+function isKnown(weight: QuantizedWeight | null | undefined): boolean {
+  return weight !== undefined;
+}
+
+function segmentOf(part: LinearPart, storage: Storage, weight: QuantizedWeight | null): Segment {
   return {
-    storage: storageOf(layer, weight),
+    storage,
     parts: [part],
     weights: weight === null ? [] : [weight],
     firstRow: part.localOffset,
