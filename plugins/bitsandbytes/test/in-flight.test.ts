@@ -94,8 +94,6 @@ describe("quantizing while loading", () => {
     it(`quantizes ${dtype} from the values as they are stored`, () => {
       const values = randomValues(40 * 96, 9).map((value) => Math.round(value * 512) / 512);
       const bytes = dtype === "f32" ? values : patterns(values, dtype);
-        dtype
-      ]();
       const source = memoryTensor("X.weight", dtype, [40, 96], bytes);
       const weight = new InFlightFourBit(source, { type: "nf4", blockSize: 64, doubleQuant: false }, new TableSlot());
       const codes = new Uint8Array(1920);
