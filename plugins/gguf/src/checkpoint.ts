@@ -1,4 +1,6 @@
-import { type Checkpoint, type CheckpointTensor, dtypeBytes, type RandomAccessFile } from "shardloom/plugin";
+import type { Checkpoint, CheckpointTensor, RandomAccessFile } from "shardloom/plugin";
+import { BlockTensor, bounded } from "./block-tensor.js";
+import { type ReadBytes, unpermuted } from "./row-order.js";
 import type { StoredTensor } from "./tensor-layout.js";
 import { TensorReader } from "./tensor-reader.js";
 
@@ -10,39 +12,36 @@ export interface NamedTensor {
   readonly rotaryHeads: number | null;
 }
 
-/** A checkpoint over an open file, which it owns from now on. */
+/** A checkpoint over an open file, which it owns from now on. Tensors in block formats are BlockTensors. */
 export function createCheckpoint(file: RandomAccessFile, named: readonly NamedTensor[]): Checkpoint {
   const reader = new TensorReader(file);
   const tensors = new Map<string, CheckpointTensor>();
-  for (const tensor of named) tensors.set(tensor.name, checkpointTensor(tensor, file, reader));
+  for (const { name, stored, rotaryHeads } of named) {
+    const origin = { name, file: file.path, rotaryHeads };
+    const { blocks } = stored.format;
+    tensors.set(
+      name,
+      blocks === null ? plainTensor(origin, stored, reader) : new BlockTensor(origin, stored, blocks, reader),
+    );
+  }
   return {
     tensors,
     get bytesRead() {
       return reader.bytesRead;
     },
-    close: () => file.close(),
+    close: () => reader.close(),
   };
 }
 
-function checkpointTensor(
-  { name, stored, rotaryHeads }: NamedTensor,
-  file: RandomAccessFile,
+function plainTensor(
+  { name, file, rotaryHeads }: { readonly name: string; readonly file: string; readonly rotaryHeads: number | null },
+  stored: StoredTensor,
   reader: TensorReader,
 ): CheckpointTensor {
-  const { dtype } = stored.format;
-  const sizeBytes = stored.shape.reduce((product, extent) => product * extent, dtypeBytes(dtype));
-  return {
-    name,
-    dtype,
-    shape: stored.shape,
-    file: file.path,
-    read(destination, byteOffset) {
-      const end = byteOffset + destination.length;
-      if (!Number.isSafeInteger(byteOffset) || byteOffset < 0 || end > sizeBytes) {
-        throw new RangeError(`${name}: bytes ${byteOffset} to ${end} are outside its ${sizeBytes} bytes`);
-      }
-      if (rotaryHeads === null) reader.read(stored, destination, byteOffset);
-      else reader.readUnpermuted(stored, rotaryHeads, destination, byteOffset);
-    },
-  };
+  const { shape, format, sizeBytes } = stored;
+  const rows = shape[0] ?? 1;
+  const inFileOrder: ReadBytes = (destination, byteOffset) => reader.read(stored, "values", destination, byteOffset);
+  const read =
+    rotaryHeads === null ? inFileOrder : unpermuted(inFileOrder, { rows, rowBytes: sizeBytes / rows }, rotaryHeads);
+  return { name, dtype: format.dtype, shape, file, read: bounded(name, sizeBytes, read) };
 }

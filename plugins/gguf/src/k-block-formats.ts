@@ -1,9 +1,9 @@
 /**
  * Blocks of 256 elements in sub-blocks that have scales of their own: Q4_K, Q5_K, Q6_K.
- * Layouts and arithmetic: `block_q*_K` in ggml-common.h; the values equal `gguf/quants.py` to the bit. A scale times a
- * sub-scale times a code is exact in binary32 (11 + 7 + 6 bits at most); a difference is rounded once, by the store.
+ * Layouts and arithmetic: `block_q*_K` in ggml-common.h; the values equal `gguf/quants.py` to the bit. A block's scale
+ * times a sub-block's is exact in binary32 (11 + 7 bits at most); a minimum that is subtracted there is negative here.
  */
-import { type Dequantize, halfTable } from "./block-formats.js";
+import { type BlockFormat, halfAt, packNeighbours, type Unpack } from "./unpacking.js";
 
 /** Elements of one block of this file. */
 export const K_BLOCK_ELEMENTS = 256;
@@ -11,58 +11,45 @@ export const K_BLOCK_ELEMENTS = 256;
 const SUB_BLOCKS = 8;
 const SUB_BLOCK_ELEMENTS = 32;
 
-/** Eight 6-bit scales and eight 6-bit minimums, packed in twelve bytes. */
-function unpackScales(source: Uint8Array, at: number, scales: Uint8Array, minimums: Uint8Array): void {
-  for (let i = 0; i < 4; i++) {
-    const scale = source[at + i] ?? 0;
-    const minimum = source[at + 4 + i] ?? 0;
-    const low = source[at + 8 + i] ?? 0;
-    scales[i] = scale & 63;
-    minimums[i] = minimum & 63;
-    scales[i + 4] = (low & 15) | ((scale >> 6) << 4);
-    minimums[i + 4] = (low >> 4) | ((minimum >> 6) << 4);
-  }
-}
-
-const scales = new Uint8Array(SUB_BLOCKS);
-const minimums = new Uint8Array(SUB_BLOCKS);
-
 /** Sub-blocks 2j and 2j + 1 share 32 bytes: the even one has the low four bits. */
-export const dequantizeQ4_K: Dequantize = (source, count, out) => {
-  for (let block = 0, at = 0, to = 0; block < count; block++, at += 144, to += K_BLOCK_ELEMENTS) {
-    dequantizeWithMinimums(source, at, at + 16, -1, out, to);
+const unpackQ4_K: Unpack = (source, count, { codes, scales, minimums }) => {
+  for (let block = 0, at = 0; block < count; block++, at += 144) {
+    unpackScales(source, at, block * SUB_BLOCKS, scales, minimums);
+    const to = (block * K_BLOCK_ELEMENTS) / 2;
+    for (let pair = 0; pair < SUB_BLOCKS / 2; pair++) {
+      packNeighbours(source, at + 16 + pair * 32, SUB_BLOCK_ELEMENTS, codes, to + pair * 32);
+    }
   }
 };
 
 /** As Q4_K, and bit `j` of byte `i` of the 32 bytes after the scales is the fifth bit of element `i` of sub-block `j`. */
-export const dequantizeQ5_K: Dequantize = (source, count, out) => {
-  for (let block = 0, at = 0, to = 0; block < count; block++, at += 176, to += K_BLOCK_ELEMENTS) {
-    dequantizeWithMinimums(source, at, at + 48, at + 16, out, to);
+const unpackQ5_K: Unpack = (source, count, { codes, scales, minimums }) => {
+  for (let block = 0, at = 0; block < count; block++, at += 176) {
+    unpackScales(source, at, block * SUB_BLOCKS, scales, minimums);
+    for (let sub = 0; sub < SUB_BLOCKS; sub++) {
+      const low = at + 48 + (sub >> 1) * SUB_BLOCK_ELEMENTS;
+      const shift = (sub & 1) * 4;
+      const to = block * K_BLOCK_ELEMENTS + sub * SUB_BLOCK_ELEMENTS;
+      for (let i = 0; i < SUB_BLOCK_ELEMENTS; i++) {
+        const high = ((source[at + 16 + i] ?? 0) >> sub) & 1;
+        codes[to + i] = (((source[low + i] ?? 0) >> shift) & 15) | (high << 4);
+      }
+    }
   }
 };
 
-function dequantizeWithMinimums(
-  source: Uint8Array,
-  at: number,
-  codesAt: number,
-  highAt: number,
-  out: Float32Array,
-  to: number,
-): void {
-  const half = halfTable();
-  const scale = half[(source[at] ?? 0) | ((source[at + 1] ?? 0) << 8)] ?? 0;
-  const minimum = half[(source[at + 2] ?? 0) | ((source[at + 3] ?? 0) << 8)] ?? 0;
-  unpackScales(source, at + 4, scales, minimums);
-  for (let sub = 0; sub < SUB_BLOCKS; sub++) {
-    const subScale = scale * (scales[sub] ?? 0);
-    const subMinimum = minimum * (minimums[sub] ?? 0);
-    const shift = (sub & 1) * 4;
-    const codes = codesAt + (sub >> 1) * SUB_BLOCK_ELEMENTS;
-    const start = to + sub * SUB_BLOCK_ELEMENTS;
-    for (let i = 0; i < SUB_BLOCK_ELEMENTS; i++) {
-      const high = highAt < 0 ? 0 : (((source[highAt + i] ?? 0) >> sub) & 1) << 4;
-      out[start + i] = subScale * ((((source[codes + i] ?? 0) >> shift) & 15) | high) - subMinimum;
-    }
+/** Two binary16 factors at `at`, then eight 6-bit scales and eight 6-bit minimums packed in twelve bytes. */
+function unpackScales(source: Uint8Array, at: number, to: number, scales: Float32Array, minimums: Float32Array): void {
+  const scale = halfAt(source, at);
+  const minimum = -halfAt(source, at + 2);
+  for (let i = 0; i < 4; i++) {
+    const first = source[at + 4 + i] ?? 0;
+    const second = source[at + 8 + i] ?? 0;
+    const third = source[at + 12 + i] ?? 0;
+    scales[to + i] = scale * (first & 63);
+    minimums[to + i] = minimum * (second & 63);
+    scales[to + i + 4] = scale * ((third & 15) | ((first >> 6) << 4));
+    minimums[to + i + 4] = minimum * ((third >> 4) | ((second >> 6) << 4));
   }
 }
 
@@ -71,22 +58,45 @@ function dequantizeWithMinimums(
  * is four runs of 32: runs 0 and 2 take the low and high bits of bytes 0..31, runs 1 and 3 those of bytes 32..63; run r
  * takes its high bits from bits 2r and 2r + 1.
  */
-export const dequantizeQ6_K: Dequantize = (source, count, out) => {
-  const half = halfTable();
-  for (let block = 0, at = 0, to = 0; block < count; block++, at += 210, to += K_BLOCK_ELEMENTS) {
-    const scale = half[(source[at + 208] ?? 0) | ((source[at + 209] ?? 0) << 8)] ?? 0;
+const unpackQ6_K: Unpack = (source, count, { codes, scales }) => {
+  for (let block = 0, at = 0; block < count; block++, at += 210) {
+    const scale = halfAt(source, at + 208);
+    for (let sub = 0; sub < 16; sub++) scales[block * 16 + sub] = scale * (((source[at + 192 + sub] ?? 0) << 24) >> 24);
     for (let run = 0; run < 8; run++) {
       const inHalf = run & 3;
       const low = at + (run >> 2) * 64 + (inHalf & 1) * 32;
       const high = at + 128 + (run >> 2) * 32;
-      const start = to + run * 32;
+      const lowShift = (inHalf >> 1) * 4;
+      const highShift = inHalf * 2;
+      const to = block * K_BLOCK_ELEMENTS + run * 32;
       for (let i = 0; i < 32; i++) {
-        const code =
-          (((source[low + i] ?? 0) >> ((inHalf >> 1) * 4)) & 15) |
-          ((((source[high + i] ?? 0) >> (inHalf * 2)) & 3) << 4);
-        const subScale = ((source[at + 192 + run * 2 + (i >> 4)] ?? 0) << 24) >> 24;
-        out[start + i] = scale * subScale * (code - 32);
+        const bits = (((source[low + i] ?? 0) >> lowShift) & 15) | ((((source[high + i] ?? 0) >> highShift) & 3) << 4);
+        codes[to + i] = bits - 32;
       }
     }
   }
+};
+
+export const Q4_K: BlockFormat = {
+  execution: "code4",
+  zero: 0,
+  scaleElements: SUB_BLOCK_ELEMENTS,
+  hasMinimums: true,
+  unpack: unpackQ4_K,
+};
+
+export const Q5_K: BlockFormat = {
+  execution: "int8",
+  zero: 0,
+  scaleElements: SUB_BLOCK_ELEMENTS,
+  hasMinimums: true,
+  unpack: unpackQ5_K,
+};
+
+export const Q6_K: BlockFormat = {
+  execution: "int8",
+  zero: 0,
+  scaleElements: 16,
+  hasMinimums: false,
+  unpack: unpackQ6_K,
 };

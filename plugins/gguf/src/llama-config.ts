@@ -5,6 +5,7 @@
 import { type JsonObject, UnsupportedError } from "shardloom/plugin";
 import { OUTPUT } from "./llama-tensors.js";
 import type { Metadata } from "./metadata.js";
+import { METHOD } from "./method.js";
 import { ropeScaling } from "./rope-scaling.js";
 import type { SpecialTokens } from "./special-tokens.js";
 import type { StoredTensor } from "./tensor-layout.js";
@@ -48,6 +49,7 @@ export function llamaConfig(
     eos_token_id: special.eos.length > 1 ? [...special.eos] : (special.eos[0] ?? null),
     pad_token_id: special.pad,
     torch_dtype: torchDType(tensors),
+    ...quantizationConfig(tensors),
   };
 }
 
@@ -83,12 +85,21 @@ function vocabularySize(metadata: Metadata, tensors: ReadonlyMap<string, StoredT
   return stated ?? metadata.strings("tokenizer.ggml.tokens").length;
 }
 
-/** The dtype of the published weights, as far as the file still shows it: blocks stand for bfloat16. */
+/**
+ * The narrowest dtype that holds all plainly stored matrices as they are. Those in blocks do not count: they keep their
+ * own codes, and where they cannot, their values are f32.
+ */
 function torchDType(tensors: ReadonlyMap<string, StoredTensor>): string {
-  const matrices = [...tensors.values()].filter(({ shape }) => shape.length > 1);
-  const dtypes = new Set(matrices.map(({ format }) => format.dtype));
-  if (dtypes.size !== 1) return "bfloat16";
-  return dtypes.has("f32") ? "float32" : dtypes.has("f16") ? "float16" : "bfloat16";
+  const plain = [...tensors.values()].filter(({ shape, format }) => shape.length > 1 && format.blocks === null);
+  const [dtype, ...others] = new Set(plain.map(({ format }) => format.dtype));
+  if (others.length > 0) return "float32";
+  return dtype === "bf16" ? "bfloat16" : dtype === "f16" ? "float16" : "float32";
+}
+
+/** States the method where there are tensors in blocks; transformers states others in the same place. */
+function quantizationConfig(tensors: ReadonlyMap<string, StoredTensor>): JsonObject {
+  const quantized = [...tensors.values()].some(({ format }) => format.blocks !== null);
+  return quantized ? { quantization_config: { quant_method: METHOD } } : {};
 }
 
 /** The shortest decimal that is this binary32 value: 1e-5, not 9.999999747378752e-6. */

@@ -118,7 +118,7 @@ function readRopeFrequencies(file: RandomAccessFile, tensors: ReadonlyMap<string
   const tensor = tensors.get(ROPE_FREQUENCIES);
   if (tensor === undefined) return null;
   const count = tensor.shape[0] ?? 0;
-  if (tensor.format.dtype !== "f32" || tensor.shape.length !== 1 || count > MAX_ROPE_FREQUENCIES) {
+  if (tensor.format.name !== "F32" || tensor.shape.length !== 1 || count > MAX_ROPE_FREQUENCIES) {
     const expected = `at most ${MAX_ROPE_FREQUENCIES} values of type F32`;
     const received = `[${tensor.shape.join(", ")}] of type ${tensor.format.name}`;
     throw new CheckpointError(
@@ -128,7 +128,7 @@ function readRopeFrequencies(file: RandomAccessFile, tensors: ReadonlyMap<string
     );
   }
   const values = new Float32Array(count);
-  new TensorReader(file).read(tensor, new Uint8Array(values.buffer), 0);
+  new TensorReader(file).read(tensor, "values", new Uint8Array(values.buffer), 0);
   return values;
 }
 

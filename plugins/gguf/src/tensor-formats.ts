@@ -1,25 +1,18 @@
 /** The ggml tensor types this plugin reads. Numbers: `enum ggml_type` in ggml.h. */
 import type { DType } from "shardloom/plugin";
-import {
-  BLOCK_ELEMENTS,
-  type Dequantize,
-  dequantizeQ4_0,
-  dequantizeQ4_1,
-  dequantizeQ5_0,
-  dequantizeQ5_1,
-  dequantizeQ8_0,
-} from "./block-formats.js";
-import { dequantizeQ4_K, dequantizeQ5_K, dequantizeQ6_K, K_BLOCK_ELEMENTS } from "./k-block-formats.js";
+import { BLOCK_ELEMENTS, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 } from "./block-formats.js";
+import { K_BLOCK_ELEMENTS, Q4_K, Q5_K, Q6_K } from "./k-block-formats.js";
+import type { BlockFormat } from "./unpacking.js";
 
 export interface TensorFormat {
   /** Name in ggml. */
   readonly name: string;
-  /** What a checkpoint reports: the stored type, or bf16 for what has to be dequantized. */
+  /** What a checkpoint reports: the stored type, or f32, which holds the values of all block formats exactly. */
   readonly dtype: DType;
   readonly blockElements: number;
   readonly blockBytes: number;
-  /** Null where the stored elements are those of `dtype`. */
-  readonly dequantize: Dequantize | null;
+  /** How blocks come apart; null where the stored elements are those of `dtype`. */
+  readonly blocks: BlockFormat | null;
 }
 
 const plain = (name: string, dtype: DType, blockBytes: number): TensorFormat => ({
@@ -27,28 +20,28 @@ const plain = (name: string, dtype: DType, blockBytes: number): TensorFormat => 
   dtype,
   blockElements: 1,
   blockBytes,
-  dequantize: null,
+  blocks: null,
 });
 
-const blocks = (name: string, blockElements: number, blockBytes: number, dequantize: Dequantize): TensorFormat => ({
+const blocks = (name: string, blockElements: number, blockBytes: number, format: BlockFormat): TensorFormat => ({
   name,
-  dtype: "bf16",
+  dtype: "f32",
   blockElements,
   blockBytes,
-  dequantize,
+  blocks: format,
 });
 
 const formats: ReadonlyMap<number, TensorFormat> = new Map([
   [0, plain("F32", "f32", 4)],
   [1, plain("F16", "f16", 2)],
-  [2, blocks("Q4_0", BLOCK_ELEMENTS, 18, dequantizeQ4_0)],
-  [3, blocks("Q4_1", BLOCK_ELEMENTS, 20, dequantizeQ4_1)],
-  [6, blocks("Q5_0", BLOCK_ELEMENTS, 22, dequantizeQ5_0)],
-  [7, blocks("Q5_1", BLOCK_ELEMENTS, 24, dequantizeQ5_1)],
-  [8, blocks("Q8_0", BLOCK_ELEMENTS, 34, dequantizeQ8_0)],
-  [12, blocks("Q4_K", K_BLOCK_ELEMENTS, 144, dequantizeQ4_K)],
-  [13, blocks("Q5_K", K_BLOCK_ELEMENTS, 176, dequantizeQ5_K)],
-  [14, blocks("Q6_K", K_BLOCK_ELEMENTS, 210, dequantizeQ6_K)],
+  [2, blocks("Q4_0", BLOCK_ELEMENTS, 18, Q4_0)],
+  [3, blocks("Q4_1", BLOCK_ELEMENTS, 20, Q4_1)],
+  [6, blocks("Q5_0", BLOCK_ELEMENTS, 22, Q5_0)],
+  [7, blocks("Q5_1", BLOCK_ELEMENTS, 24, Q5_1)],
+  [8, blocks("Q8_0", BLOCK_ELEMENTS, 34, Q8_0)],
+  [12, blocks("Q4_K", K_BLOCK_ELEMENTS, 144, Q4_K)],
+  [13, blocks("Q5_K", K_BLOCK_ELEMENTS, 176, Q5_K)],
+  [14, blocks("Q6_K", K_BLOCK_ELEMENTS, 210, Q6_K)],
   [30, plain("BF16", "bf16", 2)],
 ]);
 

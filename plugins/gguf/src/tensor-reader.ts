@@ -1,21 +1,31 @@
-/** Reads any byte range of a stored tensor as its checkpoint dtype, touching only the blocks that cover it. */
-import { dtypeBytes, InternalError, type RandomAccessFile } from "shardloom/plugin";
+/** Reads any byte range of what a stored tensor holds, touching only the blocks that cover it. */
+import { InternalError, type RandomAccessFile } from "shardloom/plugin";
+import { ScaleStash } from "./scale-stash.js";
 import type { StoredTensor } from "./tensor-layout.js";
+import { type BlockFormat, type Unpacked, writeValues } from "./unpacking.js";
 
-/** Elements dequantized at a time: a multiple of every block size, small enough to stay in the cache. */
+/**
+ * What can be read of a tensor in blocks, each row-major over its rows: its values in f32, or what they are made of. Codes
+ * are as an execution format has them (two a byte, or one), scales and minimums f32, one for each `scaleElements`.
+ */
+export type Plane = "values" | "codes" | "scales" | "minimums";
+
+/** Elements unpacked at a time: a multiple of every block size, small enough to stay in the cache. */
 const TILE_ELEMENTS = 32_768;
 
-/** Largest head that is gathered in memory to restore the order of its rows; larger ones are read row by row. */
-const MAX_HEAD_BYTES = 8 * 1024 * 1024;
+/** The least number of elements that a scale holds for. */
+const MIN_SCALE_ELEMENTS = 16;
 
 export class TensorReader {
   readonly #file: RandomAccessFile;
+  readonly #stash = new ScaleStash();
   readonly #values = new Float32Array(TILE_ELEMENTS);
-  readonly #valueBits = new Uint32Array(this.#values.buffer);
-  readonly #rounded = new Uint16Array(TILE_ELEMENTS);
-  readonly #roundedBytes = new Uint8Array(this.#rounded.buffer);
+  readonly #tile: Unpacked = {
+    codes: new Uint8Array(TILE_ELEMENTS),
+    scales: new Float32Array(TILE_ELEMENTS / MIN_SCALE_ELEMENTS),
+    minimums: new Float32Array(TILE_ELEMENTS / MIN_SCALE_ELEMENTS),
+  };
   #stored = new Uint8Array(0);
-  #head = new Uint8Array(0);
   #bytesRead = 0;
 
   constructor(file: RandomAccessFile) {
@@ -27,90 +37,73 @@ export class TensorReader {
     return this.#bytesRead;
   }
 
-  /** Bytes `[byteOffset, byteOffset + destination.length)` of the tensor, in the order of the file. */
-  read(tensor: StoredTensor, destination: Uint8Array, byteOffset: number): void {
-    if (tensor.format.dequantize === null) {
-      this.#readFile(destination, tensor.position + byteOffset);
-    } else {
-      this.#readBlocks(tensor, tensor.format.dequantize, destination, byteOffset);
-    }
+  /** Closes the file, and gives back what was kept of the last tensor. */
+  close(): void {
+    this.#file.close();
+    this.#stash.release();
   }
 
-  /**
-   * As `read`, of the tensor whose rows are in the order that models are published with. The file has the two rows of
-   * each rotary pair side by side (0, d/2, 1, d/2 + 1, ... of a head of d rows), because llama.cpp rotates neighbours.
-   */
-  readUnpermuted(tensor: StoredTensor, heads: number, destination: Uint8Array, byteOffset: number): void {
-    const rows = tensor.shape[0] ?? 0;
-    const rowBytes = (tensor.shape[1] ?? 1) * dtypeBytes(tensor.format.dtype);
-    const headRows = rows / heads;
-    const headBytes = headRows * rowBytes;
-    if (!Number.isInteger(headRows) || headRows % 2 !== 0) {
-      throw new InternalError(`${tensor.name}: ${rows} rows are not ${heads} heads of pairs`);
+  /** Bytes `[byteOffset, byteOffset + destination.length)` of a plane of the tensor, in the order of the file. */
+  read(tensor: StoredTensor, plane: Plane, destination: Uint8Array, byteOffset: number): void {
+    const { format } = tensor;
+    if (format.blocks !== null) {
+      this.#readBlocks(tensor, format.blocks, plane, destination, byteOffset);
+      return;
     }
-    let done = 0;
-    while (done < destination.length) {
-      const at = byteOffset + done;
-      const head = Math.floor(at / headBytes);
-      const inHead = at - head * headBytes;
-      const left = destination.length - done;
-      if (inHead === 0 && left >= headBytes && headBytes <= MAX_HEAD_BYTES) {
-        this.#readHead(tensor, head, headRows, rowBytes, destination.subarray(done, done + headBytes));
-        done += headBytes;
-      } else {
-        const row = Math.floor(inHead / rowBytes);
-        const inRow = inHead - row * rowBytes;
-        const count = Math.min(left, rowBytes - inRow);
-        const stored = head * headRows + storedRow(row, headRows);
-        this.read(tensor, destination.subarray(done, done + count), stored * rowBytes + inRow);
-        done += count;
-      }
-    }
-  }
-
-  #readHead(tensor: StoredTensor, head: number, headRows: number, rowBytes: number, destination: Uint8Array): void {
-    if (this.#head.length < destination.length) this.#head = new Uint8Array(destination.length);
-    this.read(tensor, this.#head.subarray(0, destination.length), head * destination.length);
-    for (let row = 0; row < headRows; row++) {
-      const from = storedRow(row, headRows) * rowBytes;
-      destination.set(this.#head.subarray(from, from + rowBytes), row * rowBytes);
-    }
+    if (plane !== "values") throw new InternalError(`${tensor.name} of type ${format.name} has no ${plane}`);
+    this.#readFile(destination, tensor.position + byteOffset);
   }
 
   #readBlocks(
     tensor: StoredTensor,
-    dequantize: NonNullable<StoredTensor["format"]["dequantize"]>,
+    blocks: BlockFormat,
+    plane: Plane,
     destination: Uint8Array,
     byteOffset: number,
   ): void {
-    const { blockElements, blockBytes } = tensor.format;
-    const decodedBytes = blockElements * 2;
-    const lastBlock = Math.ceil((byteOffset + destination.length) / decodedBytes);
+    const { blockElements } = tensor.format;
+    const unit = planeBytes(blocks, plane, blockElements);
+    const end = byteOffset + destination.length;
+    const lastBlock = Math.ceil(end / unit);
     const tileBlocks = TILE_ELEMENTS / blockElements;
-    for (let block = Math.floor(byteOffset / decodedBytes); block < lastBlock; block += tileBlocks) {
+    for (let block = Math.floor(byteOffset / unit); block < lastBlock; block += tileBlocks) {
       const count = Math.min(tileBlocks, lastBlock - block);
-      if (this.#stored.length < count * blockBytes) this.#stored = new Uint8Array(count * blockBytes);
-      const stored = this.#stored.subarray(0, count * blockBytes);
-      this.#readFile(stored, tensor.position + block * blockBytes);
-      dequantize(stored, count, this.#values);
-      this.#round(count * blockElements);
-      // Where the range starts or ends inside this tile, in bytes of the decoded tensor.
-      const tileStart = block * decodedBytes;
+      const decoded = this.#decode(tensor, blocks, plane, block, count);
+      // Where the range starts or ends inside this tile, in bytes of the plane.
+      const tileStart = block * unit;
       const from = Math.max(byteOffset - tileStart, 0);
-      const to = Math.min(byteOffset + destination.length - tileStart, count * decodedBytes);
-      destination.set(this.#roundedBytes.subarray(from, to), tileStart + from - byteOffset);
+      const to = Math.min(end - tileStart, count * unit);
+      destination.set(decoded.subarray(from, to), tileStart + from - byteOffset);
     }
   }
 
-  /** Rounds the first `count` values to bfloat16, to nearest, ties to even. */
-  #round(count: number): void {
-    const bits = this.#valueBits;
-    const rounded = this.#rounded;
-    for (let i = 0; i < count; i++) {
-      const value = bits[i] ?? 0;
-      rounded[i] =
-        (value & 0x7fffffff) > 0x7f800000 ? (value >>> 16) | 0x40 : (value + 0x7fff + ((value >>> 16) & 1)) >>> 16;
+  /** `count` blocks of a plane; valid until the next call. */
+  #decode(tensor: StoredTensor, blocks: BlockFormat, plane: Plane, block: number, count: number): Uint8Array {
+    const { blockElements } = tensor.format;
+    if (plane === "values") {
+      // Of a tensor that is read as values nothing else is read: nothing is kept of it.
+      blocks.unpack(this.#readStored(tensor, block, count), count, this.#tile);
+      writeValues(blocks, this.#tile, count * blockElements, this.#values);
+      return bytes(this.#values);
     }
+    const stash = this.#stash;
+    stash.prepare(tensor, blockElements / blocks.scaleElements);
+    if (plane === "codes" || !stash.knows(block, count)) {
+      const scales = stash.scales(block, count);
+      const minimums = stash.minimums(block, count);
+      blocks.unpack(this.#readStored(tensor, block, count), count, { codes: this.#tile.codes, scales, minimums });
+      stash.note(block, count);
+    }
+    if (plane === "codes") return this.#tile.codes;
+    return bytes(plane === "scales" ? stash.scales(block, count) : stash.minimums(block, count));
+  }
+
+  #readStored(tensor: StoredTensor, block: number, count: number): Uint8Array {
+    const { blockBytes } = tensor.format;
+    if (this.#stored.length < count * blockBytes) this.#stored = new Uint8Array(count * blockBytes);
+    const stored = this.#stored.subarray(0, count * blockBytes);
+    this.#readFile(stored, tensor.position + block * blockBytes);
+    return stored;
   }
 
   #readFile(destination: Uint8Array, position: number): void {
@@ -119,8 +112,19 @@ export class TensorReader {
   }
 }
 
-/** Where row `row` of a published head lies among the `headRows` rows of the file's head. */
-function storedRow(row: number, headRows: number): number {
-  const pairs = headRows / 2;
-  return row < pairs ? row * 2 : (row - pairs) * 2 + 1;
+/** Bytes that `elements` elements of a plane take. */
+export function planeBytes(blocks: BlockFormat, plane: Plane, elements: number): number {
+  switch (plane) {
+    case "values":
+      return elements * 4;
+    case "codes":
+      return blocks.execution === "code4" ? elements / 2 : elements;
+    case "scales":
+    case "minimums":
+      return (elements / blocks.scaleElements) * 4;
+  }
+}
+
+function bytes({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }

@@ -66,7 +66,7 @@ describe("config.json made from GGUF metadata", () => {
       bos_token_id: null,
       eos_token_id: null,
       pad_token_id: null,
-      torch_dtype: "bfloat16",
+      torch_dtype: "float32",
     });
   });
 
@@ -103,19 +103,32 @@ describe("config.json made from GGUF metadata", () => {
     await rejectsWith({ pairs }, "INVALID_METADATA", /tokenizer.ggml.tokens to be there/);
   });
 
-  it("names the dtype that all matrices have, and bfloat16 for blocks and mixtures", async () => {
+  it("names the narrowest dtype that holds every plainly stored matrix as it is, which those in blocks are not", async () => {
     const dtypeOf = async (...types: number[]): Promise<unknown> => {
       const names = ["blk.0.ffn_up.weight", "blk.0.ffn_down.weight"];
       const tensors = types.map((type, i) => tensor(names[i] ?? "", [32, 1], type, i + 1));
       return (await configOf({ tensors: [tensor("output_norm.weight", [32], 0), ...tensors] }))["torch_dtype"];
     };
-    assert.deepEqual(await Promise.all([dtypeOf(0, 0), dtypeOf(1, 1), dtypeOf(30, 30), dtypeOf(8, 8), dtypeOf(0, 1)]), [
-      "float32",
-      "float16",
-      "bfloat16",
-      "bfloat16",
-      "bfloat16",
-    ]);
+    const [F32, F16, Q8_0, BF16] = [0, 1, 8, 30];
+    const cases: readonly (readonly [number, number, string])[] = [
+      [F32, F32, "float32"],
+      [F16, F16, "float16"],
+      [BF16, BF16, "bfloat16"],
+      [F16, BF16, "float32"],
+      [F32, F16, "float32"],
+      [Q8_0, F16, "float16"],
+      [BF16, Q8_0, "bfloat16"],
+      [Q8_0, Q8_0, "float32"],
+    ];
+    for (const [first, second, dtype] of cases) assert.equal(await dtypeOf(first, second), dtype);
+  });
+
+  it("states that weights are quantized where some are, and nothing where none are", async () => {
+    const quantizationOf = async (type: number): Promise<unknown> => {
+      return (await configOf({ tensors: [tensor("blk.0.ffn_up.weight", [32, 1], type)] }))["quantization_config"];
+    };
+    assert.deepEqual(await quantizationOf(8), { quant_method: "gguf" });
+    assert.equal(await quantizationOf(1), undefined);
   });
 
   it("names every token that ends an answer, once", async () => {

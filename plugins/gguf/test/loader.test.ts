@@ -1,8 +1,14 @@
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { type ModelLoader, PLUGIN_API_VERSION, type PluginContext, ShardloomError } from "shardloom/plugin";
-import { createGgufLoader, plugin } from "../src/index.js";
+import {
+  type ModelLoader,
+  PLUGIN_API_VERSION,
+  type PluginContext,
+  type QuantizationConfigFactory,
+  ShardloomError,
+} from "shardloom/plugin";
+import { createGgufLoader, ggufQuantization, plugin } from "../src/index.js";
 import { fixtureBytes, fixturePath } from "./fixture.js";
 import { TestFolder } from "./gguf-builder.js";
 
@@ -10,16 +16,21 @@ const folder = new TestFolder();
 after(() => folder.remove());
 
 describe("the GGUF plugin", () => {
-  it("registers one model loader, the same one each time", () => {
-    const registered: ModelLoader[] = [];
+  it("registers one model loader and one quantization config, the same ones each time", () => {
+    const loaders: ModelLoader[] = [];
+    const configs: [string, QuantizationConfigFactory][] = [];
     const context: PluginContext = {
-      registerModelLoader: (loader) => void registered.push(loader),
-      registerQuantizationConfig: () => assert.fail("it brings no quantization"),
+      registerModelLoader: (loader) => void loaders.push(loader),
+      registerQuantizationConfig: (name, factory) => void configs.push([name, factory]),
     };
     plugin.register(context);
     plugin.register(context);
-    assert.equal(registered[0]?.format, "gguf");
-    assert.equal(registered[0], registered[1], "registering twice has to be a no-op");
+    assert.equal(loaders[0]?.format, "gguf");
+    assert.equal(loaders[0], loaders[1], "registering twice has to be a no-op");
+    assert.deepEqual(configs, [
+      ["gguf", ggufQuantization],
+      ["gguf", ggufQuantization],
+    ]);
     assert.equal(plugin.apiVersion, PLUGIN_API_VERSION);
   });
 });

@@ -33,9 +33,10 @@ describe("SmolLM2-135M-Instruct as a GGUF file", () => {
   it("has the tensors that the gguf package reads from it, to the last bit", async () => {
     const expected: unknown = JSON.parse(Buffer.from(fixtureBytes("sample-model.json")).toString());
     const checkpoint = await createGgufLoader().open(path);
-    const lines = [...checkpoint.tensors.values()].map(({ name, dtype, shape, read }) => {
+    const lines = [...checkpoint.tensors.values()].map((tensor) => {
+      const { name, dtype, shape } = tensor;
       const bytes = new Uint8Array(shape.reduce((product, extent) => product * extent, dtypeBytes(dtype)));
-      read(bytes, 0);
+      tensor.read(bytes, 0);
       return `${name} ${dtype} ${shape.join("x")} ${createHash("sha256").update(bytes).digest("hex")}\n`;
     });
     checkpoint.close();

@@ -2,28 +2,9 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { Checkpoint, CheckpointTensor } from "shardloom/plugin";
 import { createGgufLoader } from "../src/index.js";
-import { fixtureBytes, fixturePath } from "./fixture.js";
+import { readExpected } from "./expected.js";
+import { fixturePath } from "./fixture.js";
 import { gguf, llamaPairs, TestFolder } from "./gguf-builder.js";
-
-interface Expected {
-  readonly name: string;
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  readonly bytes: Uint8Array;
-}
-
-function readExpected(): Expected[] {
-  const index: Record<string, { dtype: string; shape: number[]; offset: number; bytes: number }> = JSON.parse(
-    Buffer.from(fixtureBytes("formats.expected.json")).toString(),
-  );
-  const values = fixtureBytes("formats.expected.bin");
-  return Object.entries(index).map(([name, { dtype, shape, offset, bytes }]) => ({
-    name,
-    dtype,
-    shape,
-    bytes: values.subarray(offset, offset + bytes),
-  }));
-}
 
 function tensorOf(checkpoint: Checkpoint, name: string): CheckpointTensor {
   const tensor = checkpoint.tensors.get(name);
@@ -117,16 +98,11 @@ describe("what is read from a GGUF file", () => {
     return folder.write("big.gguf", gguf({ pairs: llamaPairs(), tensors, data }));
   }
 
-  function bf16At(bytes: Uint8Array, index: number): number {
-    const view = new DataView(new ArrayBuffer(4));
-    view.setUint16(0, (bytes[index * 2] ?? 0) | ((bytes[index * 2 + 1] ?? 0) << 8));
-    return view.getFloat32(0);
-  }
-
   it("dequantizes tensors larger than its buffers", async () => {
     const checkpoint = await createGgufLoader().open(bigTensor());
-    const bytes = readRange(tensorOf(checkpoint, "model.embed_tokens.weight"), 0, rows * columns * 2);
-    for (let i = 0; i < rows * columns; i++) assert.equal(bf16At(bytes, i), codeOf(i), `element ${i}`);
+    const bytes = readRange(tensorOf(checkpoint, "model.embed_tokens.weight"), 0, rows * columns * 4);
+    const values = new Float32Array(bytes.buffer);
+    for (let i = 0; i < rows * columns; i++) assert.equal(values[i], codeOf(i), `element ${i}`);
     checkpoint.close();
   });
 
@@ -134,9 +110,9 @@ describe("what is read from a GGUF file", () => {
     const checkpoint = await createGgufLoader().open(bigTensor());
     const tensor = tensorOf(checkpoint, "model.embed_tokens.weight");
     assert.equal(checkpoint.bytesRead, 0, "opening reads no tensor data");
-    readRange(tensor, 5 * columns * 2, columns * 2);
+    readRange(tensor, 5 * columns * 4, columns * 4);
     assert.equal(checkpoint.bytesRead, (columns / 32) * 34, "one row is its eight blocks");
-    readRange(tensor, 63, 2);
+    readRange(tensor, 32 * 4 - 1, 2);
     assert.equal(checkpoint.bytesRead, (columns / 32 + 2) * 34, "two bytes on a border are two blocks");
     checkpoint.close();
   });

@@ -1,0 +1,111 @@
+/**
+ * A tensor in a block format. To whoever does not know the class it is an f32 tensor of the exact values that its blocks
+ * stand for; the quantization config knows it, and takes its codes, scales and minimums instead.
+ */
+import type { CheckpointTensor } from "shardloom/plugin";
+import { type ReadBytes, unpermuted } from "./row-order.js";
+import type { StoredTensor } from "./tensor-layout.js";
+import { type Plane, planeBytes, type TensorReader } from "./tensor-reader.js";
+import type { BlockFormat } from "./unpacking.js";
+
+export class BlockTensor implements CheckpointTensor {
+  readonly name: string;
+  readonly dtype = "f32";
+  readonly shape: readonly number[];
+  readonly file: string;
+  readonly blocks: BlockFormat;
+  readonly #stored: StoredTensor;
+  readonly #reader: TensorReader;
+  readonly #rotaryHeads: number | null;
+  readonly #readValues: ReadBytes;
+
+  /** `rotaryHeads`: heads whose rotary pairs lie side by side in the file; null for rows in their own order. */
+  constructor(
+    origin: { readonly name: string; readonly file: string; readonly rotaryHeads: number | null },
+    stored: StoredTensor,
+    blocks: BlockFormat,
+    reader: TensorReader,
+  ) {
+    this.name = origin.name;
+    this.file = origin.file;
+    this.shape = stored.shape;
+    this.blocks = blocks;
+    this.#stored = stored;
+    this.#reader = reader;
+    this.#rotaryHeads = origin.rotaryHeads;
+    this.#readValues = this.#plane("values");
+  }
+
+  read(destination: Uint8Array, byteOffset: number): void {
+    this.#readValues(destination, byteOffset);
+  }
+
+  /**
+   * What the values of a matrix `[rows, columns]` are made of, as tensors named below its own: `.codes` (u8
+   * `[rows, columns / 2]` or i8 `[rows, columns]`), `.scales` and, where the format has them, `.minimums` (f32
+   * `[rows, columns / blockSize]`). A `blockSize` that divides the format's repeats its scales.
+   */
+  planes(blockSize: number): readonly CheckpointTensor[] {
+    const [rows = 0, columns = 0] = this.shape;
+    const { execution, scaleElements, hasMinimums } = this.blocks;
+    const repeats = scaleElements / blockSize;
+    const tensor = (plane: Plane, dtype: CheckpointTensor["dtype"], width: number, read: ReadBytes) => {
+      return { name: `${this.name}.${plane}`, dtype, shape: [rows, width], file: this.file, read };
+    };
+    const perBlock = (plane: Plane): CheckpointTensor => {
+      return tensor(plane, "f32", columns / blockSize, repeated(this.#plane(plane), repeats));
+    };
+    const codes =
+      execution === "code4"
+        ? tensor("codes", "u8", columns / 2, this.#plane("codes"))
+        : tensor("codes", "i8", columns, this.#plane("codes"));
+    return [codes, perBlock("scales"), ...(hasMinimums ? [perBlock("minimums")] : [])];
+  }
+
+  /** Reads a plane in the published order of rows. Throws RangeError outside it. */
+  #plane(plane: Plane): ReadBytes {
+    const [rows = 1, ...inner] = this.shape;
+    const rowBytes = planeBytes(
+      this.blocks,
+      plane,
+      inner.reduce((product, extent) => product * extent, 1),
+    );
+    const stored: ReadBytes = (destination, byteOffset) => {
+      this.#reader.read(this.#stored, plane, destination, byteOffset);
+    };
+    const heads = this.#rotaryHeads;
+    return bounded(
+      `${this.name}, its ${plane},`,
+      rows * rowBytes,
+      heads === null ? stored : unpermuted(stored, { rows, rowBytes }, heads),
+    );
+  }
+}
+
+/** Refuses ranges outside `sizeBytes`. */
+export function bounded(what: string, sizeBytes: number, read: ReadBytes): ReadBytes {
+  return (destination, byteOffset) => {
+    const end = byteOffset + destination.length;
+    if (!Number.isSafeInteger(byteOffset) || byteOffset < 0 || end > sizeBytes) {
+      throw new RangeError(`${what}: bytes ${byteOffset} to ${end} are outside its ${sizeBytes} bytes`);
+    }
+    read(destination, byteOffset);
+  };
+}
+
+/** A vector of f32 in which every element of another one comes `repeats` times. */
+function repeated(read: ReadBytes, repeats: number): ReadBytes {
+  if (repeats === 1) return read;
+  return (destination, byteOffset) => {
+    const first = Math.floor(byteOffset / 4);
+    const last = Math.ceil((byteOffset + destination.length) / 4);
+    const firstStored = Math.floor(first / repeats);
+    const stored = new Float32Array(Math.ceil(last / repeats) - firstStored);
+    read(new Uint8Array(stored.buffer), firstStored * 4);
+    const wanted = Float32Array.from({ length: last - first }, (_, i) => {
+      return stored[Math.floor((first + i) / repeats) - firstStored] ?? 0;
+    });
+    const skip = byteOffset - first * 4;
+    destination.set(new Uint8Array(wanted.buffer, skip, destination.length), 0);
+  };
+}

@@ -1,0 +1,2 @@
+/** Name of the quantization method that descriptions of models state and the plugin registers. */
+export const METHOD = "gguf";

@@ -1,0 +1,90 @@
+/**
+ * The quantization config of .gguf files: weights stay in the blocks' own codes, as code4 or int8, at any cut. It works on
+ * the checkpoints of this package's model loader alone, whose tensors in block formats it knows by their class.
+ */
+import {
+  type Checkpoint,
+  type CheckpointTensor,
+  type LinearLayer,
+  type LinearMethod,
+  OptionError,
+  type QuantizationConfig,
+  type QuantizationConfigFactory,
+  type QuantizationRequest,
+  UnsupportedError,
+} from "shardloom/plugin";
+import { BlockTensor } from "./block-tensor.js";
+import { BlockLinearMethod, Codebooks } from "./linear-method.js";
+import { METHOD } from "./method.js";
+import { planSegments, weightOf } from "./segments.js";
+
+/**
+ * Throws UnsupportedError `UNSUPPORTED_QUANTIZATION` for a checkpoint that is no .gguf file in block formats, OptionError
+ * `UNKNOWN_OPTION` for options: there are none.
+ */
+export const ggufQuantization: QuantizationConfigFactory = {
+  create(request) {
+    checkRequest(request);
+    return new GgufQuantizationConfig(request.checkpoint);
+  },
+};
+
+class GgufQuantizationConfig implements QuantizationConfig {
+  readonly name = METHOD;
+  readonly #source: Checkpoint;
+  readonly #codebooks = new Codebooks();
+  /** Block size in which a layer takes the codes of a tensor, by the tensor's name. */
+  readonly #taken = new Map<string, number>();
+
+  constructor(source: Checkpoint) {
+    this.#source = source;
+  }
+
+  linearMethod(layer: LinearLayer): LinearMethod | null {
+    const segments = planSegments(layer, this.#source);
+    if (segments.every(({ storage }) => storage.kind === "plain")) return null;
+    for (const { storage, parts } of segments) {
+      if (storage.kind !== "blocks") continue;
+      for (const part of parts) this.#taken.set(weightOf(part), storage.blockSize);
+    }
+    return new BlockLinearMethod(segments, this.#codebooks);
+  }
+
+  /** The file, with codes, scales and minimums in the place of each matrix whose layer takes them. */
+  get checkpoint(): Checkpoint {
+    const source = this.#source;
+    const tensors = new Map<string, CheckpointTensor>();
+    for (const tensor of source.tensors.values()) {
+      const blockSize = this.#taken.get(tensor.name);
+      const replacing = tensor instanceof BlockTensor && blockSize !== undefined ? tensor.planes(blockSize) : [tensor];
+      for (const one of replacing) tensors.set(one.name, one);
+    }
+    return {
+      tensors,
+      get bytesRead() {
+        return source.bytesRead;
+      },
+      close: () => source.close(),
+    };
+  }
+}
+
+function checkRequest({ options, checkpoint }: QuantizationRequest): void {
+  if (![...checkpoint.tensors.values()].some((tensor) => tensor instanceof BlockTensor)) {
+    const [first] = checkpoint.tensors.values();
+    const file = first?.file ?? "the checkpoint";
+    throw new UnsupportedError(
+      "UNSUPPORTED_QUANTIZATION",
+      `${file}: expected a .gguf file with quantized weights for quantization "${METHOD}", which keeps what is in the file ` +
+        "and quantizes nothing itself, but received none",
+      { file, expected: "quantized weights of a .gguf file", received: "none" },
+    );
+  }
+  const [option] = Object.keys(options);
+  if (option === undefined) return;
+  throw new OptionError(
+    "UNKNOWN_OPTION",
+    `expected no options for quantization "${METHOD}" but received ${JSON.stringify(option)}`,
+    { option, expected: "none", received: option },
+  );
+}

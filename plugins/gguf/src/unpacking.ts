@@ -1,0 +1,79 @@
+/** What a block format is: how its blocks come apart into integers, and into what turns integers into values. */
+import { f16ToF32 } from "shardloom/plugin";
+
+/** Where the contents of unpacked blocks go, element after element. */
+export interface Unpacked {
+  /** Of "code4": two elements a byte, the first in the high half. Of "int8": a signed byte each. */
+  readonly codes: Uint8Array;
+  /** One for each run of `scaleElements`. */
+  readonly scales: Float32Array;
+  /** Likewise; left alone by formats without minimums. */
+  readonly minimums: Float32Array;
+}
+
+/** Unpacks `count` blocks at the start of `source` to the start of the arrays of `to`. */
+export type Unpack = (source: Uint8Array, count: number, to: Unpacked) => void;
+
+/**
+ * A format whose elements are `(code - zero) * scale + minimum`. In all formats here the product is exact in binary32 (a
+ * scale has 18 significant bits at most, a code 6 beside it or 8 beside one of 11), so there is one rounding, of the sum,
+ * and none without a minimum: whatever the order of operations, the value is that of the `gguf` package.
+ */
+export interface BlockFormat {
+  /** The execution format that holds its codes as they are: 4 bits each, or 8. */
+  readonly execution: "code4" | "int8";
+  /** The unsigned code of the value 0; 0 where codes are signed already. */
+  readonly zero: number;
+  /** Elements that a scale holds for; divides a block. */
+  readonly scaleElements: number;
+  readonly hasMinimums: boolean;
+  readonly unpack: Unpack;
+}
+
+/** Writes the values of the first `count` elements of unpacked blocks. */
+export function writeValues(format: BlockFormat, from: Unpacked, count: number, values: Float32Array): void {
+  const { execution, zero, scaleElements, hasMinimums } = format;
+  const { codes } = from;
+  for (let element = 0, run = 0; element < count; run++) {
+    const scale = from.scales[run] ?? 0;
+    const minimum = from.minimums[run] ?? 0;
+    for (const end = element + scaleElements; element < end; element++) {
+      const code =
+        execution === "int8"
+          ? ((codes[element] ?? 0) << 24) >> 24
+          : (((codes[element >> 1] ?? 0) >> ((~element & 1) << 2)) & 15) - zero;
+      // Adding a minimum of 0 would turn -0 into 0.
+      values[element] = hasMinimums ? code * scale + minimum : code * scale;
+    }
+  }
+}
+
+let halves: Float32Array | undefined;
+
+/** The values of all 65,536 binary16 bit patterns. */
+function halfTable(): Float32Array {
+  if (halves === undefined) {
+    halves = new Float32Array(65_536);
+    for (let bits = 0; bits < halves.length; bits++) halves[bits] = f16ToF32(bits);
+  }
+  return halves;
+}
+
+/** The binary16 value at byte `at`. */
+export function halfAt(source: Uint8Array, at: number): number {
+  return halfTable()[(source[at] ?? 0) | ((source[at + 1] ?? 0) << 8)] ?? 0;
+}
+
+/**
+ * Packs `count` bytes that hold element i in the low half and element `count` + i in the high half into as many bytes that
+ * hold neighbours, at `codes[to]`.
+ */
+export function packNeighbours(source: Uint8Array, at: number, count: number, codes: Uint8Array, to: number): void {
+  const half = count / 2;
+  for (let i = 0; i < half; i++) {
+    const first = source[at + 2 * i] ?? 0;
+    const second = source[at + 2 * i + 1] ?? 0;
+    codes[to + i] = ((first & 15) << 4) | (second & 15);
+    codes[to + half + i] = (first & 0xf0) | (second >> 4);
+  }
+}

@@ -1,0 +1,107 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { Checkpoint, Range } from "shardloom/plugin";
+import { createGgufLoader } from "../src/index.js";
+import { fixturePath } from "./fixture.js";
+import { between, loadMatrix, matrices, matrixOf, quantizationOf } from "./sharding.js";
+
+let checkpoint: Checkpoint;
+before(async () => {
+  checkpoint = await createGgufLoader().open(fixturePath("formats.gguf"));
+});
+after(() => checkpoint.close());
+
+describe("what is read of a GGUF file to shard it", () => {
+  /** Bytes that loading one rank takes. */
+  async function bytesOf(load: (fresh: Checkpoint) => void): Promise<number> {
+    const fresh = await createGgufLoader().open(fixturePath("formats.gguf"));
+    try {
+      load(fresh);
+      return fresh.bytesRead;
+    } finally {
+      fresh.close();
+    }
+  }
+
+  it("is each block of a rank's rows once, for codes, scales and minimums together", async () => {
+    for (const [rank, rows] of [8, 5, 3].entries()) {
+      const split = between(0, 8, 13, 16);
+      const bytes = await bytesOf((fresh) => void loadMatrix(fresh, matrices.Q4_K, "column", split, rank));
+      assert.equal(bytes, rows * 144);
+    }
+  });
+
+  it("is each block that a rank's columns touch once", async () => {
+    const split = between(0, 40, 96);
+    const touched = [2, 2];
+    for (const [rank, blocks] of touched.entries()) {
+      const bytes = await bytesOf((fresh) => void loadMatrix(fresh, matrices.Q4_1, "row", split, rank));
+      assert.equal(bytes, 4 * blocks * 20, `rank ${rank}`);
+    }
+    const halves = between(0, 128, 256);
+    const bytes = await bytesOf((fresh) => void loadMatrix(fresh, matrices.Q6_K, "row", halves, 1));
+    assert.equal(bytes, 4 * 210, "half of a block of 256 is read with the other half");
+  });
+});
+
+/** The view of a config once rank 0 has made row-parallel layers of some matrices: by that it says in which blocks it takes them. */
+function viewTaking(prefixes: readonly string[], split: readonly Range[]): Checkpoint {
+  const quantization = quantizationOf(checkpoint);
+  for (const prefix of prefixes) {
+    const { rows, columns } = matrixOf(prefix);
+    quantization.linearMethod({
+      prefix,
+      kind: "row",
+      inputSize: columns,
+      inputs: split[0] ?? assert.fail(),
+      parts: [{ prefix, shardId: null, outputSize: rows, rows: { start: 0, end: rows }, localOffset: 0 }],
+      outputSizePerPartition: rows,
+      rank: 0,
+      worldSize: split.length,
+      dtype: "f32",
+    });
+  }
+  return quantization.checkpoint ?? assert.fail();
+}
+
+describe("the checkpoint that layers load a GGUF file from", () => {
+  /** Ranges of a tensor of `sizeBytes`. */
+  const rangeOf = (sizeBytes: number) =>
+    fc.tuple(fc.nat(sizeBytes), fc.nat(sizeBytes)).map(([a, b]) => [Math.min(a, b), Math.max(a, b)] as const);
+
+  for (const [what, split] of [
+    ["whole blocks", between(0, 256)],
+    ["half blocks", between(0, 16, 256)],
+  ] as const) {
+    it(`reads any range of codes, scales and minimums as that slice of the whole, in any order: ${what}`, () => {
+      const view = viewTaking([matrices.Q4_K, matrices.Q5_K, matrices.Q6_K, matrices.Q8_0], split);
+      const planes = [...view.tensors.values()].filter(({ name }) => /\.weight\.(codes|scales|minimums)$/.test(name));
+      assert.equal(planes.length, 4 * 2 + 2, "of the K formats with minimums three, of the others two");
+      const wholes = planes.map((tensor) => {
+        const elements = tensor.shape.reduce((product, extent) => product * extent, 1);
+        const whole = new Uint8Array(elements * (tensor.dtype === "f32" ? 4 : 1));
+        tensor.read(whole, 0);
+        return { tensor, whole };
+      });
+      const reads = fc
+        .constantFrom(...wholes)
+        .chain(({ tensor, whole }) => rangeOf(whole.length).map(([start, end]) => ({ tensor, whole, start, end })));
+      fc.assert(
+        fc.property(reads, ({ tensor, whole, start, end }) => {
+          const received = new Uint8Array(end - start);
+          tensor.read(received, start);
+          assert.deepEqual(received, whole.subarray(start, end));
+        }),
+        { numRuns: 1000 },
+      );
+      for (const { tensor, whole } of wholes) {
+        assert.throws(() => tensor.read(new Uint8Array(1), whole.length), RangeError);
+      }
+    });
+  }
+
+  it("is the file as it is where no layer takes codes", () => {
+    const view = quantizationOf(checkpoint).checkpoint ?? assert.fail();
+    assert.deepEqual([...view.tensors.keys()], [...checkpoint.tensors.keys()]);
+  });
+});
