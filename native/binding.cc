@@ -12,13 +12,14 @@
 #include "dispatch.h"
 #include "instance.h"
 #include "kernel_binding.h"
+#include "linear_binding.h"
 #include "memory_binding.h"
 
 namespace shardloom {
 namespace {
 
 // Version of the exports; must equal NATIVE_ABI of src/core/native-addon.ts.
-constexpr std::int32_t kAbi = 1;
+constexpr std::int32_t kAbi = 2;
 
 void destroy_instance(napi_env, void* data, void*) { delete static_cast<AddonInstance*>(data); }
 
@@ -98,6 +99,7 @@ napi_value initialize(napi_env env, napi_value exports) {
     status = register_facts(env, exports, instance);
     if (status == napi_ok) status = register_memory(env, exports, instance);
     if (status == napi_ok) status = register_kernels(env, exports, instance);
+    if (status == napi_ok) status = register_linear(env, exports, instance);
     if (status == napi_ok) status = register_collectives(env, exports, instance);
   }
   if (status == napi_ok) return exports;

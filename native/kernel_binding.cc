@@ -13,32 +13,12 @@
 namespace shardloom {
 namespace {
 
-napi_value embedding(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "embedding", 6);
-  const Region out = arguments.tensor("out", DType::f32);
-  const Region ids = arguments.tensor("ids", DType::i32);
-  const Region table = read_floats(arguments, "table");
-  const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
-  const std::int64_t first_id = arguments.integer("firstId", 0, kMaxInt32);
-  const std::int64_t id_count = arguments.integer("idCount", 0, kMaxInt32);
-  expect_rows(arguments, "out", out, rows);
-  expect_elements(arguments, "ids", ids, rows);
-  expect_rows(arguments, "table", table, id_count);
-  expect_columns(arguments, "table", table, out.columns);
-  expect_apart(arguments, out, "table", table);
-  if (!arguments.ok()) return nullptr;
-  const EmbeddingArgs args = {
-      .out = static_cast<float*>(out.data),
-      .out_stride = out.columns,
-      .ids = integers(ids),
-      .table = table.data,
-      .table_dtype = table.dtype,
-      .width = out.columns,
-      .first_id = first_id,
-      .id_count = id_count,
-  };
-  arguments.instance().kernels->embedding(args, {0, rows});
-  return nullptr;
+// `heads` heads must end within the columns of x.
+void expect_head_columns(Arguments& arguments, const Region& x, std::int64_t first_column, std::int64_t heads,
+                         std::int64_t head_size) {
+  arguments.expect(first_column + heads * head_size <= x.columns,
+                   "expected columns up to %lld at most but received heads up to column %lld",
+                   static_cast<long long>(x.columns), static_cast<long long>(first_column + heads * head_size));
 }
 
 napi_value gather_rows(napi_env env, napi_callback_info info) {
@@ -112,36 +92,28 @@ napi_value add_rms_norm(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-napi_value linear(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "linear", 5);
-  const Region out = arguments.tensor("out", DType::f32);
+napi_value head_norm(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "headNorm", 7);
   const Region x = arguments.tensor("x", DType::f32);
-  const Region weight = read_floats(arguments, "weight");
-  const Region bias = arguments.optional_tensor("bias", DType::f32);
+  const Region weight = arguments.tensor("weight", DType::f32);
   const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
-  expect_rows(arguments, "out", out, rows);
+  const std::int64_t first_column = arguments.integer("firstColumn", 0, kMaxInt32);
+  const std::int64_t heads = arguments.integer("heads", 0, kMaxInt32);
+  const std::int64_t head_size = arguments.integer("headSize", 1, kMaxHeadSize);
+  const double epsilon = arguments.number("epsilon");
   expect_rows(arguments, "x", x, rows);
-  expect_columns(arguments, "x", x, weight.columns);
-  expect_columns(arguments, "out", out, weight.rows);
-  arguments.expect(bias.data == nullptr || elements(bias) == weight.rows,
-                   "expected bias to have %lld elements but it has %lld", static_cast<long long>(weight.rows),
-                   static_cast<long long>(elements(bias)));
-  expect_apart(arguments, out, "x", x);
-  expect_apart(arguments, out, "weight", weight);
+  expect_elements(arguments, "weight", weight, head_size);
+  expect_head_columns(arguments, x, first_column, heads, head_size);
   if (!arguments.ok()) return nullptr;
-  const LinearArgs args = {
-      .out = static_cast<float*>(out.data),
-      .out_stride = out.columns,
-      .x = floats(x),
+  const HeadNormArgs args = {
+      .x = static_cast<float*>(x.data) + first_column,
       .x_stride = x.columns,
-      .weight = weight.data,
-      .weight_dtype = weight.dtype,
-      .bias = floats(bias),
-      .rows = rows,
-      .inputs = weight.columns,
-      .workspace = arguments.instance().workspace,
+      .weight = floats(weight),
+      .heads = heads,
+      .head_size = head_size,
+      .epsilon = static_cast<float>(epsilon),
   };
-  if (rows > 0) arguments.instance().kernels->linear(args, {0, weight.rows});
+  arguments.instance().kernels->head_norm(args, {0, rows});
   return nullptr;
 }
 
@@ -159,9 +131,7 @@ napi_value rope(napi_env env, napi_callback_info info) {
   expect_rows(arguments, "x", x, rows);
   expect_elements(arguments, "positions", positions, rows);
   expect_columns(arguments, "cosSin", cos_sin, head_size);
-  arguments.expect(first_column + heads * head_size <= x.columns,
-                   "expected columns up to %lld at most but received heads up to column %lld",
-                   static_cast<long long>(x.columns), static_cast<long long>(first_column + heads * head_size));
+  expect_head_columns(arguments, x, first_column, heads, head_size);
   if (arguments.ok()) expect_below(arguments, "positions", integers(positions), rows, cos_sin.rows);
   if (!arguments.ok()) return nullptr;
   const RopeArgs args = {
@@ -268,10 +238,9 @@ napi_status register_kernels(napi_env env, napi_value exports, AddonInstance* in
     return napi_property_descriptor{name, nullptr, callback, nullptr, nullptr, nullptr, napi_enumerable, instance};
   };
   const napi_property_descriptor methods[] = {
-      method("embedding", embedding), method("gatherRows", gather_rows),  method("rmsNorm", rms_norm),
-      method("addRmsNorm", add_rms_norm), method("linear", linear),       method("rope", rope),
-      method("writeKv", write_kv),    method("attention", attention), method("siluMul", silu_mul),
-      method("argmax", argmax),
+      method("gatherRows", gather_rows), method("rmsNorm", rms_norm),    method("addRmsNorm", add_rms_norm),
+      method("headNorm", head_norm),     method("rope", rope),           method("writeKv", write_kv),
+      method("attention", attention),    method("siluMul", silu_mul),    method("argmax", argmax),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);
 }

@@ -1,25 +1,17 @@
 // Embedding lookup and row gathering in plain C++.
-#include "numbers.h"
+#include "linear_portable.h"
 #include "variants.h"
 
 namespace shardloom::portable {
-namespace {
-
-template <class T>
-void run(const EmbeddingArgs& args, Range rows) {
-  for (std::int64_t m = rows.begin; m < rows.end; m++) {
-    float* out = args.out + m * args.out_stride;
-    const std::int64_t index = args.ids[m] - args.first_id;
-    const bool inside = index >= 0 && index < args.id_count;
-    const T* row = static_cast<const T*>(args.table) + (inside ? index * args.width : 0);
-    for (std::int64_t i = 0; i < args.width; i++) out[i] = inside ? to_float(row[i]) : 0.0f;
-  }
-}
-
-}  // namespace
 
 void embedding(const EmbeddingArgs& args, Range rows) {
-  with_float_type(args.table_dtype, [&](auto* type) { run<std::remove_cvref_t<decltype(*type)>>(args, rows); });
+  with_float_type(args.table_dtype, [&](auto* type) {
+    using T = std::remove_cvref_t<decltype(*type)>;
+    embedding_of(args, rows, [&](float* out, std::int64_t row, std::int64_t input, std::int64_t count) {
+      const T* from = static_cast<const T*>(args.table) + row * args.width + input;
+      for (std::int64_t k = 0; k < count; k++) out[k] = to_float(from[k]);
+    });
+  });
 }
 
 void gather_rows(const GatherArgs& args, Range rows) {

@@ -33,19 +33,42 @@ struct Range {
 };
 
 // out[m][n] = sum_k x[m][k] * weight[n][k] + bias[n]. The sum of one element runs in an order that depends on
-// `inputs` and the instruction set only, never on `rows` or `range`.
+// `inputs` and the instruction set only, never on `rows`, on `range` or on the format of the weight: a weight in another
+// format gives the bits that its dequantized values in f32 give.
 struct LinearArgs {
   float* out;
   std::int64_t out_stride;
   const float* x;
   std::int64_t x_stride;
-  const void* weight;   // [outputs, inputs], contiguous
+  const void* weight;   // [outputs, inputs], contiguous; null where the weight comes as a matrix of another format
   DType weight_dtype;   // f32, f16 or bf16
   const float* bias;    // [outputs] or null
   std::int64_t rows;
   std::int64_t inputs;
   void* workspace;      // kWorkspaceBytes, of the calling thread
 };
+
+// Element c of a row is codebook[code] * scales[c / block_size] + minimums[c / block_size], each operation rounded.
+struct Code4Matrix {
+  const std::uint8_t* codes;  // [outputs, inputs / 2], the even input in the high half of a byte
+  const float* codebook;      // [16]
+  const float* scales;        // [outputs, inputs / block_size]
+  const float* minimums;      // the same, or null
+  std::int64_t inputs;
+  std::int64_t block_size;    // a multiple of kBlockStep that divides the inputs
+};
+
+// Element c of a row is code * scales[c / block_size] * multiplier + minimums[c / block_size], each operation rounded.
+struct Int8Matrix {
+  const std::int8_t* codes;   // [outputs, inputs]
+  const float* scales;        // [outputs, inputs / block_size]
+  const float* minimums;      // the same, or null
+  std::int64_t inputs;
+  std::int64_t block_size;    // `inputs`, or a multiple of kBlockStep that divides them
+  float multiplier;
+};
+
+inline constexpr std::int64_t kBlockStep = 16;
 
 // out[m] = x[m] / sqrt(mean(x[m]^2) + epsilon) * weight. out may be x.
 struct NormArgs {
@@ -57,6 +80,16 @@ struct NormArgs {
   std::int64_t residual_stride;
   const float* weight;  // [width]
   std::int64_t width;
+  float epsilon;
+};
+
+// rms_norm of each of `heads` groups of head_size columns, in place.
+struct HeadNormArgs {
+  float* x;             // at the first column of the first head
+  std::int64_t x_stride;
+  const float* weight;  // [head_size]
+  std::int64_t heads;
+  std::int64_t head_size;
   float epsilon;
 };
 
@@ -75,7 +108,7 @@ struct EmbeddingArgs {
   float* out;
   std::int64_t out_stride;
   const std::int32_t* ids;
-  const void* table;    // [>= id_count, width]
+  const void* table;    // [id_count, width]; null where the table comes as a matrix of another format
   DType table_dtype;    // f32, f16 or bf16
   std::int64_t width;
   std::int64_t first_id;
@@ -157,10 +190,15 @@ inline constexpr std::size_t kWorkspaceBytes = 512 * 1024;
 struct KernelTable {
   const char* isa;
   void (*linear)(const LinearArgs&, Range outputs);
+  void (*linear_code4)(const LinearArgs&, const Code4Matrix&, Range outputs);
+  void (*linear_int8)(const LinearArgs&, const Int8Matrix&, Range outputs);
   void (*rms_norm)(const NormArgs&, Range rows);
   void (*add_rms_norm)(const NormArgs&, Range rows);
+  void (*head_norm)(const HeadNormArgs&, Range rows);
   void (*rope)(const RopeArgs&, Range rows);
   void (*embedding)(const EmbeddingArgs&, Range rows);
+  void (*embedding_code4)(const EmbeddingArgs&, const Code4Matrix&, Range rows);
+  void (*embedding_int8)(const EmbeddingArgs&, const Int8Matrix&, Range rows);
   void (*gather_rows)(const GatherArgs&, Range rows);
   void (*write_kv)(const WriteKvArgs&, Range rows);
   void (*attention)(const AttentionArgs&, Range units);

@@ -151,27 +151,39 @@ struct Linear {
     }
   }
 
+  // Where the panels of a dense weight come from.
   template <class T>
-  static Panel decode_panel(const LinearArgs& args, std::int64_t output, std::int64_t outputs, std::int64_t input) {
+  struct DenseSource {
+    const T* weight;
+    std::int64_t inputs;
+
+    // out[k] = element input + k of row `output`, for k in [0, count).
+    void decode(float* out, std::int64_t output, std::int64_t input, std::int64_t count) const {
+      decode_row(out, weight + output * inputs + input, count, 2 * inputs);
+    }
+  };
+
+  template <class Source>
+  static Panel decode_panel(const LinearArgs& args, const Source& source, std::int64_t output, std::int64_t outputs,
+                            std::int64_t input) {
     const std::int64_t inputs = chunk_at(args, input);
     float* weights = static_cast<float*>(args.workspace);
-    const T* w = static_cast<const T*>(args.weight) + output * args.inputs + input;
-    for (std::int64_t n = 0; n < outputs; n++) {
-      decode_row(weights + n * kPanelStride, w + n * args.inputs, inputs, 2 * args.inputs);
-    }
+    for (std::int64_t n = 0; n < outputs; n++) source.decode(weights + n * kPanelStride, output + n, input, inputs);
     return {weights, output, outputs, input, inputs};
   }
 
-  template <class T>
-  static void panels(const LinearArgs& args, Range outputs) {
+  template <class Source>
+  static void panels(const LinearArgs& args, const Source& source, Range outputs) {
     for (std::int64_t output = outputs.begin; output < outputs.end; output += kPanelRows) {
       const std::int64_t count = outputs.end - output < kPanelRows ? outputs.end - output : kPanelRows;
-      for (std::int64_t input = 0; input < args.inputs; input += kChunk) {
-        const Panel panel = decode_panel<T>(args, output, count, input);
+      std::int64_t input = 0;
+      do {
+        const Panel panel = decode_panel(args, source, output, count, input);
         std::int64_t row = 0;
         for (; row + kTileRows <= args.rows; row += kTileRows) panel_rows<kTileRows>(args, panel, row);
         if (row < args.rows) rest_rows<kTileRows - 1>(args, panel, row);
-      }
+        input += kChunk;
+      } while (input < args.inputs);
     }
   }
 
@@ -201,7 +213,7 @@ struct Linear {
       if (args.rows <= kTileRows) {
         few_rows<kTileRows, T>(args, outputs);
       } else {
-        panels<T>(args, outputs);
+        panels(args, DenseSource<T>{static_cast<const T*>(args.weight), args.inputs}, outputs);
       }
     });
   }

@@ -8,4 +8,6 @@ void rms_norm(const NormArgs& args, Range rows) { Norm<Vec>::run<false>(args, ro
 
 void add_rms_norm(const NormArgs& args, Range rows) { Norm<Vec>::run<true>(args, rows); }
 
+void head_norm(const HeadNormArgs& args, Range rows) { Norm<Vec>::run_heads(args, rows); }
+
 }  // namespace shardloom::avx512

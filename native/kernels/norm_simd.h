@@ -50,14 +50,28 @@ struct Norm {
     }
   }
 
+  static float factor(float squares, std::int64_t width, float epsilon) {
+    return 1.0f / __builtin_sqrtf(squares / static_cast<float>(width) + epsilon);
+  }
+
   template <bool kAdd>
   static void run(const NormArgs& args, Range rows) {
     for (std::int64_t m = rows.begin; m < rows.end; m++) {
       const float* x = args.x + m * args.x_stride;
       float* residual = kAdd ? args.residual + m * args.residual_stride : nullptr;
-      const float mean = sum_of_squares<kAdd>(x, residual, args.width) / static_cast<float>(args.width);
-      const float factor = 1.0f / __builtin_sqrtf(mean + args.epsilon);
-      scale(args.out + m * args.out_stride, kAdd ? residual : x, args.weight, args.width, factor);
+      const float squares = sum_of_squares<kAdd>(x, residual, args.width);
+      scale(args.out + m * args.out_stride, kAdd ? residual : x, args.weight, args.width,
+            factor(squares, args.width, args.epsilon));
+    }
+  }
+
+  static void run_heads(const HeadNormArgs& args, Range rows) {
+    for (std::int64_t m = rows.begin; m < rows.end; m++) {
+      for (std::int64_t h = 0; h < args.heads; h++) {
+        float* head = args.x + m * args.x_stride + h * args.head_size;
+        const float squares = sum_of_squares<false>(head, nullptr, args.head_size);
+        scale(head, head, args.weight, args.head_size, factor(squares, args.head_size, args.epsilon));
+      }
     }
   }
 };

@@ -6,10 +6,15 @@
 namespace shardloom::portable {
 
 void linear(const LinearArgs& args, Range outputs);
+void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
+void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
 void rms_norm(const NormArgs& args, Range rows);
 void add_rms_norm(const NormArgs& args, Range rows);
+void head_norm(const HeadNormArgs& args, Range rows);
 void rope(const RopeArgs& args, Range rows);
 void embedding(const EmbeddingArgs& args, Range rows);
+void embedding_code4(const EmbeddingArgs& args, const Code4Matrix& table, Range rows);
+void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range rows);
 void gather_rows(const GatherArgs& args, Range rows);
 void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
@@ -21,10 +26,15 @@ void argmax(const ArgmaxArgs& args, Range rows);
 namespace shardloom::avx2 {
 
 void linear(const LinearArgs& args, Range outputs);
+void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
+void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
 void rms_norm(const NormArgs& args, Range rows);
 void add_rms_norm(const NormArgs& args, Range rows);
+void head_norm(const HeadNormArgs& args, Range rows);
 void rope(const RopeArgs& args, Range rows);
 void embedding(const EmbeddingArgs& args, Range rows);
+void embedding_code4(const EmbeddingArgs& args, const Code4Matrix& table, Range rows);
+void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range rows);
 void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
 void silu_mul(const SiluMulArgs& args, Range rows);
@@ -35,10 +45,15 @@ void argmax(const ArgmaxArgs& args, Range rows);
 namespace shardloom::avx512 {
 
 void linear(const LinearArgs& args, Range outputs);
+void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
+void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
 void rms_norm(const NormArgs& args, Range rows);
 void add_rms_norm(const NormArgs& args, Range rows);
+void head_norm(const HeadNormArgs& args, Range rows);
 void rope(const RopeArgs& args, Range rows);
 void embedding(const EmbeddingArgs& args, Range rows);
+void embedding_code4(const EmbeddingArgs& args, const Code4Matrix& table, Range rows);
+void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range rows);
 void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
 void silu_mul(const SiluMulArgs& args, Range rows);

@@ -25,6 +25,9 @@ struct Vec {
   static Vec load(const f16* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
+  static Vec load(const std::int8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  }
 
   // The first `count` (0 to kLanes) elements, zeros after them; nothing beyond them is read.
   static Vec load_first(const float* p, std::int64_t count) { return {_mm512_maskz_loadu_ps(first(count), p)}; }

@@ -41,14 +41,6 @@ export interface NativeAddon {
   release(handle: NativeHandle): void;
 
   // kernels: see src/kernels/kernels.ts for meaning and shapes
-  embedding(
-    out: NativeHandle,
-    ids: NativeHandle,
-    table: NativeHandle,
-    rows: number,
-    firstId: number,
-    idCount: number,
-  ): void;
   gatherRows(out: NativeHandle, source: NativeHandle, indices: NativeHandle, first: number, rows: number): void;
   rmsNorm(out: NativeHandle, x: NativeHandle, weight: NativeHandle, rows: number, epsilon: number): void;
   addRmsNorm(
@@ -59,7 +51,15 @@ export interface NativeAddon {
     rows: number,
     epsilon: number,
   ): void;
-  linear(out: NativeHandle, x: NativeHandle, weight: NativeHandle, bias: NativeHandle, rows: number): void;
+  headNorm(
+    x: NativeHandle,
+    weight: NativeHandle,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+    epsilon: number,
+  ): void;
   rope(
     x: NativeHandle,
     positions: NativeHandle,
@@ -109,6 +109,63 @@ export interface NativeAddon {
     firstId: number,
   ): void;
 
+  // kernels that read weights, one for each execution format. bias and minimums may be 0.
+  linear(
+    out: NativeHandle,
+    x: NativeHandle,
+    weight: NativeHandle,
+    bias: NativeHandle,
+    rows: number,
+    firstColumn: number,
+  ): void;
+  linearCode4(
+    out: NativeHandle,
+    x: NativeHandle,
+    codes: NativeHandle,
+    codebook: NativeHandle,
+    scales: NativeHandle,
+    minimums: NativeHandle,
+    bias: NativeHandle,
+    rows: number,
+    firstColumn: number,
+    blockSize: number,
+  ): void;
+  linearInt8(
+    out: NativeHandle,
+    x: NativeHandle,
+    codes: NativeHandle,
+    scales: NativeHandle,
+    minimums: NativeHandle,
+    bias: NativeHandle,
+    rows: number,
+    firstColumn: number,
+    blockSize: number,
+    multiplier: number,
+  ): void;
+  embedding(out: NativeHandle, ids: NativeHandle, table: NativeHandle, rows: number, firstId: number): void;
+  embeddingCode4(
+    out: NativeHandle,
+    ids: NativeHandle,
+    codes: NativeHandle,
+    codebook: NativeHandle,
+    scales: NativeHandle,
+    minimums: NativeHandle,
+    rows: number,
+    firstId: number,
+    blockSize: number,
+  ): void;
+  embeddingInt8(
+    out: NativeHandle,
+    ids: NativeHandle,
+    codes: NativeHandle,
+    scales: NativeHandle,
+    minimums: NativeHandle,
+    rows: number,
+    firstId: number,
+    blockSize: number,
+    multiplier: number,
+  ): void;
+
   // collectives: see src/collectives/region.ts. They block until all ranks call, and return a STATUS of region.ts.
   /** Sums the first `count` f32 of `data` over all ranks, in place, in rank order. */
   allReduce(region: NativeHandle, rank: number, data: NativeHandle, count: number): number;
@@ -130,7 +187,7 @@ export interface NativeAddon {
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */
-export const NATIVE_ABI = 1;
+export const NATIVE_ABI = 2;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon }

@@ -102,10 +102,11 @@ function code4Rows(weight: Code4Weight, inputs: number): RowReader {
 function int8Rows(weight: Int8Weight, inputs: number): RowReader {
   const bytes = bytesOf(weight.codes.tensor);
   const codes = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+  const multiplier = fround(weight.multiplier);
   const { scale, minimum } = blockValues(weight, inputs);
   return (row, out) => {
     for (let c = 0; c < inputs; c++) {
-      const value = fround(fround((codes[row * inputs + c] ?? 0) * scale(row, c)) * weight.multiplier);
+      const value = fround(fround((codes[row * inputs + c] ?? 0) * scale(row, c)) * multiplier);
       out[c] = minimum === null ? value : value + minimum(row, c);
     }
   };

@@ -55,8 +55,37 @@ class NativeKernels implements Kernels {
   }
 
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
-    const { handle, rows: idCount } = denseMatrix(table);
-    this.#addon.embedding(out.handle, ids.handle, handle, rows, firstId, idCount);
+    const addon = this.#addon;
+    if (table.format === "dense") {
+      addon.embedding(out.handle, ids.handle, table.matrix.handle, rows, firstId);
+      return;
+    }
+    const { codes, scales, minimums, blockSize } = table;
+    if (table.format === "code4") {
+      addon.embeddingCode4(
+        out.handle,
+        ids.handle,
+        codes.handle,
+        table.codebook.handle,
+        scales.handle,
+        handleOf(minimums),
+        rows,
+        firstId,
+        blockSize,
+      );
+    } else {
+      addon.embeddingInt8(
+        out.handle,
+        ids.handle,
+        codes.handle,
+        scales.handle,
+        handleOf(minimums),
+        rows,
+        firstId,
+        blockSize,
+        table.multiplier,
+      );
+    }
   }
 
   gatherRows(out: Operand, source: Operand, indices: Operand, first: number, rows: number): void {
@@ -71,13 +100,52 @@ class NativeKernels implements Kernels {
     this.#addon.addRmsNorm(out.handle, residual.handle, x.handle, weight.handle, rows, epsilon);
   }
 
-  headNorm(): void {
-    throw new InternalError("the native kernels have no headNorm yet");
+  headNorm(
+    x: Operand,
+    weight: Operand,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+    epsilon: number,
+  ): void {
+    this.#addon.headNorm(x.handle, weight.handle, rows, firstColumn, heads, headSize, epsilon);
   }
 
   linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number, firstColumn = 0): void {
-    if (firstColumn !== 0) throw new InternalError("the native kernels take no first column yet");
-    this.#addon.linear(out.handle, x.handle, denseMatrix(weight).handle, bias === null ? NONE : bias.handle, rows);
+    const addon = this.#addon;
+    if (weight.format === "dense") {
+      addon.linear(out.handle, x.handle, weight.matrix.handle, handleOf(bias), rows, firstColumn);
+      return;
+    }
+    const { codes, scales, minimums, blockSize } = weight;
+    if (weight.format === "code4") {
+      addon.linearCode4(
+        out.handle,
+        x.handle,
+        codes.handle,
+        weight.codebook.handle,
+        scales.handle,
+        handleOf(minimums),
+        handleOf(bias),
+        rows,
+        firstColumn,
+        blockSize,
+      );
+    } else {
+      addon.linearInt8(
+        out.handle,
+        x.handle,
+        codes.handle,
+        scales.handle,
+        handleOf(minimums),
+        handleOf(bias),
+        rows,
+        firstColumn,
+        blockSize,
+        weight.multiplier,
+      );
+    }
   }
 
   rope(
@@ -144,7 +212,6 @@ class NativeKernels implements Kernels {
   }
 }
 
-function denseMatrix(weight: LinearWeight): Operand {
-  if (weight.format === "dense") return weight.matrix;
-  throw new InternalError(`the native kernels have no ${weight.format} weights yet`);
+function handleOf(operand: Operand | null): number {
+  return operand === null ? NONE : operand.handle;
 }

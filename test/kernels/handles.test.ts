@@ -6,6 +6,7 @@ import { Worker } from "node:worker_threads";
 import { nativeAddon } from "../../src/core/native-addon.js";
 import type { Operand } from "../../src/core/operand.js";
 import { bytesOf, type Tensor } from "../../src/core/tensor.js";
+import type { LinearWeight } from "../../src/kernels/kernels.js";
 import { createNativeKernels } from "../../src/kernels/native.js";
 import { floats, integers, loadedAddon, numbersOf, scoped, zeros } from "./tensors.js";
 
@@ -192,13 +193,86 @@ describe("native kernels check what they are given", () => {
     return [
       [/out to have at least 3 rows/, () => kernels.linear(out, x, weight, null, 3)],
       [/x to have 4 columns/, () => kernels.linear(out, out, weight, null, 1)],
-      [/out to have 3 columns/, () => kernels.linear(bind(matrix(2, 4)), x, weight, null, 1)],
+      [/out to have at least 3 columns but it has 2/, () => kernels.linear(bind(matrix(2, 2)), x, weight, null, 1)],
+      [/out to have at least 4 columns but it has 3/, () => kernels.linear(out, x, weight, null, 1, 1)],
+      [/firstColumn to be a whole number/, () => kernels.linear(out, x, weight, null, 1, -1)],
       [/bias to have 3 elements/, () => kernels.linear(out, x, weight, bind(zeros("f32", [2])), 1)],
+      [/overlap bias/, () => kernels.linear(out, x, weight, bind({ ...out.tensor, shape: [3] }), 1)],
       [
         /f32, f16 or bf16/,
         () => kernels.linear(out, x, { format: "dense", matrix: bind(zeros("i32", [3, 4])) }, null, 1),
       ],
       [/overlap x/, () => kernels.linear(x, x, { format: "dense", matrix: bind(matrix(4, 4)) }, null, 1)],
+    ];
+  });
+
+  rejects("in linear and embedding with weights of blocks of codes", (bind) => {
+    const [x, out, ids] = [bind(matrix(2, 64)), bind(matrix(2, 3)), bind(integers([2], [0, 1]))];
+    const minimums = null;
+    const codebook = bind(zeros("f32", [16]));
+    const scales = bind(matrix(3, 2));
+    const four = {
+      format: "code4",
+      codes: bind(zeros("u8", [3, 32])),
+      codebook,
+      scales,
+      minimums,
+      blockSize: 32,
+    } as const;
+    const codes = bind(zeros("i8", [3, 64]));
+    const eight = { format: "int8", codes, scales, minimums, blockSize: 32, multiplier: 1 } as const;
+    const apply = (weight: LinearWeight) => kernels.linear(out, x, weight, null, 2);
+    const lookUp = (table: LinearWeight) => kernels.embedding(x, ids, table, 2, 0);
+    const wrong: (readonly [RegExp, LinearWeight])[] = [
+      [/codes to be u8/, { ...four, codes: eight.codes }],
+      [/codes to be i8/, { ...eight, codes: four.codes }],
+      [/codebook to have 16 elements but it has 6/, { ...four, codebook: four.scales }],
+      [/multiplier to be finite/, { ...eight, multiplier: Number.NaN }],
+    ];
+    for (const weight of [four, eight]) {
+      apply(weight);
+      lookUp(weight);
+      apply({ ...weight, scales: bind(zeros("f32", [6])), minimums: bind(zeros("f32", [6])) });
+      wrong.push(
+        [/scales to have 6 elements but it has 3/, { ...weight, scales: bind(zeros("f32", [3])) }],
+        [/minimums to have 6 elements but it has 5/, { ...weight, minimums: bind(zeros("f32", [5])) }],
+        [/scales to be f32/, { ...weight, scales: bind(zeros("bf16", [3, 2])) }],
+        [/scales to have 3 elements but it has 6/, { ...weight, blockSize: 64 }],
+        [/divides 64 inputs but received 8/, { ...weight, blockSize: 8 }],
+        [/divides 64 inputs but received 48/, { ...weight, blockSize: 48 }],
+        [/divides 64 inputs but received 128/, { ...weight, blockSize: 128 }],
+        [/blockSize to be a whole number/, { ...weight, blockSize: 0 }],
+      );
+    }
+    const narrow = bind(matrix(2, 62));
+    return [
+      ...wrong.flatMap(([pattern, weight]) => [
+        [pattern, () => apply(weight)] as const,
+        [pattern, () => lookUp(weight)] as const,
+      ]),
+      ...[four, eight].flatMap((weight) => [
+        [/x to have 64 columns/, () => kernels.linear(out, narrow, weight, null, 2)] as const,
+        [/out to have at least 4 columns/, () => kernels.linear(out, x, weight, null, 2, 1)] as const,
+        [/bias to have 3 elements/, () => kernels.linear(out, x, weight, scales, 2)] as const,
+        [
+          /overlap scales/,
+          () => kernels.linear(scales, x, { ...weight, scales: bind(scales.tensor) }, null, 2),
+        ] as const,
+        [/out to have 64 columns/, () => kernels.embedding(narrow, ids, weight, 2, 0)] as const,
+        [/out to have at least 3 rows/, () => kernels.linear(out, x, weight, null, 3)] as const,
+      ]),
+    ];
+  });
+
+  rejects("in headNorm", (bind) => {
+    const [x, weight] = [bind(matrix(2, 10)), bind(zeros("f32", [4]))];
+    return [
+      [/x to have at least 3 rows/, () => kernels.headNorm(x, weight, 3, 0, 2, 4, 0)],
+      [/columns up to 10/, () => kernels.headNorm(x, weight, 2, 3, 2, 4, 0)],
+      [/weight to have at least 5/, () => kernels.headNorm(x, weight, 2, 0, 2, 5, 0)],
+      [/headSize to be a whole number/, () => kernels.headNorm(x, weight, 2, 0, 2, 0, 0)],
+      [/epsilon to be finite/, () => kernels.headNorm(x, weight, 2, 0, 2, 4, Number.NaN)],
+      [/weight to be f32/, () => kernels.headNorm(x, bind(zeros("bf16", [4])), 2, 0, 2, 4, 0)],
     ];
   });
 
@@ -218,9 +292,13 @@ describe("native kernels check what they are given", () => {
 
   rejects("in embedding, gatherRows, siluMul and argmax", (bind) => {
     const [out, ids, table] = [bind(matrix(2, 4)), bind(integers([2], [0, 5])), bind(matrix(3, 4))];
+    const dense = { format: "dense", matrix: table } as const;
     return [
-      [/table to have at least 4 rows/, () => kernels.embedding(out, ids, table, 2, 0, 4)],
-      [/ids to have at least 3/, () => kernels.embedding(bind(matrix(3, 4)), ids, table, 3, 0, 3)],
+      [/out to have at least 3 rows/, () => kernels.embedding(out, bind(integers([3], [0, 1, 2])), dense, 3, 0)],
+      [/out to have 4 columns/, () => kernels.embedding(bind(matrix(2, 5)), ids, dense, 2, 0)],
+      [/ids to have at least 3/, () => kernels.embedding(bind(matrix(3, 4)), ids, dense, 3, 0)],
+      [/overlap table/, () => kernels.embedding(table, ids, dense, 2, 0)],
+      [/firstId to be a whole number/, () => kernels.embedding(out, ids, dense, 2, -1)],
       [/indices\[1\] to be from 0 to 2 but it is 5/, () => kernels.gatherRows(out, table, ids, 0, 2)],
       [/at least 3 elements/, () => kernels.gatherRows(out, table, ids, 1, 2)],
       [/overlap source/, () => kernels.gatherRows(out, out, ids, 0, 1)],

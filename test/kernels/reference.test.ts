@@ -54,7 +54,7 @@ describe("reference kernels", () => {
     const out = floats("f32", [3, 2], [7, 7, 7, 7, 7, 7]);
     scoped(kernels, (bind) => {
       const table = bind(floats("bf16", [2, 2], [1, 2, 3, 4]));
-      kernels.embedding(bind(out), bind(integers([3], [11, 9, 12])), table, 3, 10, 2);
+      kernels.embedding(bind(out), bind(integers([3], [11, 9, 12])), { format: "dense", matrix: table }, 3, 10);
     });
     assert.deepEqual(numbersOf(out), [3, 4, 0, 0, 0, 0]);
   });
@@ -165,8 +165,8 @@ describe("reference kernels", () => {
         () => kernels.rmsNorm(short, short, weight, 2, 0),
         () => kernels.rmsNorm(wide, short, weight, 1, 0),
         () => kernels.rmsNorm(short, short, ids, 1, 0),
-        () => kernels.linear(short, wide, { format: "dense", matrix: wide }, null, 1),
-        () => kernels.embedding(short, weight, short, 1, 0, 1),
+        () => kernels.linear(short, short, { format: "dense", matrix: wide }, null, 1),
+        () => kernels.embedding(short, weight, { format: "dense", matrix: short }, 1, 0),
         () => kernels.gatherRows(short, short, bind(integers([1], [1])), 0, 1),
       ];
       for (const fail of failures) assert.throws(fail, { name: "InternalError" });

@@ -65,6 +65,32 @@ describe("native norms", () => {
       );
     });
 
+    it("normalize heads by themselves and leave other columns alone", () => {
+      const sizes = {
+        headSize: fc.integer({ min: 1, max: 130 }),
+        heads: fc.integer({ min: 0, max: 3 }),
+        first: fc.nat(9),
+      };
+      fc.assert(
+        fc.property(fc.integer(), rowCounts, fc.record(sizes), (seed, rows, { headSize, heads, first }) => {
+          const random = new Random(seed);
+          const width = first + heads * headSize + 3;
+          const before = random.floats("f32", [rows, width], 10);
+          const weight = random.floats("f32", [headSize]);
+          const run = (on: Kernels) => {
+            const x = floats("f32", before.shape, numbersOf(before));
+            scoped(on, (bind) => on.headNorm(bind(x), bind(weight), rows, first, heads, headSize, 1e-5));
+            return x;
+          };
+          const inHead = (column: number) => column >= first && column < first + heads * headSize;
+          const tolerance = (headSize / 8 + 16) * ROUNDING;
+          assertClose(run(kernels), run(reference), (index, value) =>
+            inHead(index % width) ? Math.abs(value) * tolerance : 0,
+          );
+        }),
+      );
+    });
+
     it("may write over their input", () => {
       for (const width of [1, 16, 65, 300]) {
         const random = new Random(width);
@@ -159,13 +185,15 @@ describe("native embedding and gatherRows", () => {
       fc.assert(
         fc.property(fc.integer(), rowCounts, widths, dtypes, (seed, rows, width, dtype) => {
           const random = new Random(seed);
-          const table = random.floats(dtype, [7, width]);
+          const table = random.floats(dtype, [6, width]);
           const ids = integers(
             [rows],
             Array.from({ length: rows }, () => random.below(20)),
           );
           const run = (on: Kernels) =>
-            into(on, [rows, width], (out, bind) => on.embedding(out, bind(ids), bind(table), rows, 9, 6));
+            into(on, [rows, width], (out, bind) =>
+              on.embedding(out, bind(ids), { format: "dense", matrix: bind(table) }, rows, 9),
+            );
           assert.deepEqual(bitsOf(run(kernels)), bitsOf(run(reference)));
         }),
       );

@@ -32,7 +32,8 @@ export function loadedAddon(): NativeAddon {
  */
 export function zeros(dtype: DType, shape: readonly number[], name = "tensor"): Tensor {
   const native = nativeAddon();
-  const sizeBytes = elementCount(shape) * dtypeBytes(dtype);
+  // A buffer of no bytes would make the tensor a virtual one.
+  const sizeBytes = Math.max(1, elementCount(shape) * dtypeBytes(dtype));
   const place = (buffer: SharedArrayBuffer, base: number): Tensor => {
     const arena = Arena.from({ name, buffer, base, capacity: buffer.byteLength - base });
     return { name, dtype, shape, arena, byteOffset: base };
