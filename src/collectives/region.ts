@@ -56,7 +56,7 @@ const SLOT_PADDING_BYTES = 3 * LINE_BYTES;
 /** Outcome of a collective, and the low byte of the poison word. */
 export const STATUS = { done: 0, timedOut: 1, aborted: 2, mismatch: 3 } as const;
 
-const DEFAULT_SLOT_BYTES = 256 * 1024;
+export const DEFAULT_SLOT_BYTES = 256 * 1024;
 const MAX_SLOT_BYTES = 64 * 1024 * 1024;
 
 /** Plain data that crosses threads: what a rank needs to attach. Made once, by the coordinator. */
@@ -143,7 +143,7 @@ function slotStride(slotBytes: number): number {
  * 2 (worldSize - 1) / worldSize payloads. The two meet where the payloads saved take as long as a wait, which measures
  * as long as moving about 7 KB. Two ranks save nothing, but gain from summing in smaller pieces above 64 KiB.
  */
-function defaultOneShotBytes(worldSize: number): number {
+export function defaultOneShotBytes(worldSize: number): number {
   if (worldSize <= 2) return 64 * 1024;
   return Math.round((7 * 1024 * worldSize) / ((worldSize - 1) * (worldSize - 2)));
 }

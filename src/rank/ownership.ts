@@ -27,6 +27,8 @@ export interface ParameterOwnership {
   readonly slices: readonly LoadedSlice[];
   /** The slices count in tensors that are this rank's shard already, as the loader made them. */
   readonly sourceIsLocal: boolean;
+  /** It holds scales of blocks: where a boundary lies inside a block, both ranks hold its scale. */
+  readonly blockScale: boolean;
 }
 
 /** Rows and columns that a rank computes with in one linear layer. */
@@ -70,6 +72,7 @@ export interface TensorOwnership {
   readonly parameter: string;
   readonly layer: string | null;
   readonly split: ParameterSplit;
+  readonly blockScale: boolean;
   /** They tile the tensor. */
   readonly cells: readonly HeldCell[];
 }
@@ -144,6 +147,7 @@ function parameterOwnership(parameter: Parameter, module: LinearModule | undefin
     split: splitOf(parameter, module),
     slices: loaded,
     sourceIsLocal: spec.isSharded ?? false,
+    blockScale: spec.blockScale !== undefined,
   };
 }
 
@@ -184,7 +188,8 @@ function tensorsOf(ranks: readonly RankOwnership[]): readonly TensorOwnership[] 
   return [...groups.values()].map(({ parameter, held }) => tensorOwnership(parameter, held));
 }
 
-function tensorOwnership({ name, layer, split, dtype }: ParameterOwnership, held: readonly Held[]): TensorOwnership {
+function tensorOwnership(parameter: ParameterOwnership, held: readonly Held[]): TensorOwnership {
+  const { name, layer, split, blockScale, dtype } = parameter;
   const { tensor = "", shape = [] } = held[0]?.slice ?? {};
   const boxes = held.map(({ slice }) => slice.ranges);
   const cells = cellsOf(shape, boxes).map(({ box, owners }) => {
@@ -194,5 +199,5 @@ function tensorOwnership({ name, layer, split, dtype }: ParameterOwnership, held
     });
     return { box, holders };
   });
-  return { tensor, shape, parameter: name, layer, split, cells, dtype };
+  return { tensor, shape, dtype, parameter: name, layer, split, blockScale, cells };
 }

@@ -2,16 +2,42 @@
  * An executor whose ranks take turns in the calling thread: the same runners, layers and loaders as in production, any
  * number of ranks, no worker and no lock. Deterministic, and bit for bit what worker threads compute.
  */
-import { driveInTurns } from "../collectives/turns.js";
+import type { Pass } from "../collectives/collective.js";
+import { Turns, type TurnsObserver } from "../collectives/turns.js";
 import { InternalError } from "../core/errors.js";
 import type { Executor } from "../engine/executor.js";
 import type { Kernels } from "../kernels/kernels.js";
+import type { AllocatorFactory } from "../layers/model-memory.js";
+import type { PlacementObserver } from "../layers/shard-placement.js";
 import type { Registries } from "../loading/plugins.js";
 import type { ModelConfig } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
 import { ModelRunner, type RankReport } from "../rank/model-runner.js";
 import type { RankOptions } from "../rank/rank-options.js";
+import type { LogitsListener } from "../rank/sampler.js";
 import { Step } from "../rank/step.js";
+
+/** Hears what ranks do in a step, and when steps begin and end. */
+export interface StepObserver extends TurnsObserver {
+  startStep?(): void;
+  /** Not called for a step that failed. */
+  endStep?(): void;
+}
+
+/** Wraps a rank's pass through one step; what it yields is what the rank asks for. */
+export type PassInterceptor = (pass: Pass, rank: number) => Pass;
+
+/** Whatever may differ from production; all of it optional. */
+export interface TurnsExecutorOptions {
+  /** Order of each next round of turns; by rank unless told otherwise. */
+  readonly nextOrder?: () => readonly number[];
+  readonly observer?: StepObserver;
+  readonly placements?: PlacementObserver;
+  readonly intercept?: PassInterceptor;
+  /** Where the tensors of a rank come from. */
+  readonly memoryOf?: (rank: number) => AllocatorFactory;
+  readonly onLogits?: LogitsListener;
+}
 
 export class TurnsExecutor implements Executor {
   readonly worldSize: number;
@@ -23,35 +49,80 @@ export class TurnsExecutor implements Executor {
   readonly reports: readonly RankReport[];
   /** In rank order. */
   readonly runners: readonly ModelRunner[];
+  readonly #options: TurnsExecutorOptions;
+  readonly #moveElements: boolean;
+  #failure: { readonly error: unknown } | undefined;
 
-  private constructor(options: RankOptions, step: Step, runners: readonly ModelRunner[]) {
-    this.worldSize = options.worldSize;
-    this.config = selectFamily(options.description.config).parseConfig(options.description.config);
+  private constructor(
+    ranks: RankOptions,
+    kernels: Kernels,
+    step: Step,
+    runners: readonly ModelRunner[],
+    options: TurnsExecutorOptions,
+  ) {
+    this.worldSize = ranks.worldSize;
+    this.config = selectFamily(ranks.description.config).parseConfig(ranks.description.config);
     this.step = step;
-    this.blockSize = options.blockSize;
-    this.blocks = options.blocks;
-    this.maxModelLength = options.maxModelLength;
+    this.blockSize = ranks.blockSize;
+    this.blocks = ranks.blocks;
+    this.maxModelLength = ranks.maxModelLength;
     this.runners = runners;
     this.reports = runners.map((runner) => runner.report);
+    this.#options = options;
+    this.#moveElements = kernels.backend !== "shape-only";
   }
 
-  /** Loads every rank, one after another. Throws what ModelRunner.load throws. */
-  static async create(options: RankOptions, registries: Registries, kernels: Kernels): Promise<TurnsExecutor> {
-    const step = Step.create(options.limits);
-    const runners: ModelRunner[] = [];
-    for (let rank = 0; rank < options.worldSize; rank++) {
-      runners.push(await ModelRunner.load(options, rank, { registries, kernels, step }));
+  /** Loads every rank, one after another in the order of their turns. Throws what ModelRunner.load throws. */
+  static async create(
+    ranks: RankOptions,
+    registries: Registries,
+    kernels: Kernels,
+    options: TurnsExecutorOptions = {},
+  ): Promise<TurnsExecutor> {
+    const { nextOrder, placements, memoryOf, onLogits } = options;
+    const step = Step.create(ranks.limits);
+    const runners = new Array<ModelRunner>(ranks.worldSize);
+    const order = nextOrder?.() ?? Array.from({ length: ranks.worldSize }, (_, rank) => rank);
+    for (const rank of order) {
+      runners[rank] = await ModelRunner.load(ranks, rank, {
+        registries,
+        kernels,
+        step,
+        ...(placements === undefined ? {} : { observer: placements }),
+        ...(memoryOf === undefined ? {} : { allocator: memoryOf(rank) }),
+        ...(onLogits === undefined ? {} : { onLogits }),
+      });
     }
-    if (runners.length === 0) throw new InternalError("an executor needs at least one rank");
-    return new TurnsExecutor(options, step, runners);
+    if (ranks.worldSize === 0 || Object.keys(runners).length !== ranks.worldSize) {
+      throw new InternalError(
+        `expected each of ${ranks.worldSize} ranks once but received the order ${order.join(", ")}`,
+      );
+    }
+    return new TurnsExecutor(ranks, kernels, step, runners, options);
   }
 
   execute(): Promise<void> {
     try {
-      driveInTurns(this.runners.map((runner) => runner.runStep()));
+      this.runStep();
       return Promise.resolve();
     } catch (error) {
       return Promise.reject(error);
+    }
+  }
+
+  /** The same at once. After a step has failed, every later call throws its error. */
+  runStep(): void {
+    if (this.#failure !== undefined) throw this.#failure.error;
+    const { nextOrder, observer = {}, intercept = (pass: Pass) => pass } = this.#options;
+    try {
+      observer.startStep?.();
+      const passes = this.runners.map((runner, rank) => intercept(runner.runStep(), rank));
+      const turns = new Turns(passes, { observer, moveElements: this.#moveElements });
+      while (turns.round(nextOrder?.()) !== undefined);
+      observer.endStep?.();
+    } catch (error) {
+      this.#failure = { error };
+      throw error;
     }
   }
 

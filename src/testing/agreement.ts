@@ -1,0 +1,117 @@
+/** Whether ranks hold the same bits where they must: compared while they run, after every collective. */
+import type { CollectiveRequest } from "../collectives/collective.js";
+import { payloadOf } from "../collectives/payload.js";
+import type { Operand } from "../core/operand.js";
+import type { Model } from "../models/model.js";
+
+/** The first place in which a rank differs from rank 0. */
+export interface Disagreement {
+  readonly step: number;
+  /** Of the collective, within the step, from 1. */
+  readonly sequence: number;
+  /** Module that asked for the collective. */
+  readonly site: string;
+  /** What was compared: `allReduce`, or the name of an activation. */
+  readonly what: string;
+  readonly rank: number;
+  /** Row and column. */
+  readonly index: readonly [number, number];
+  /** On rank 0. */
+  readonly expected: number;
+  readonly received: number;
+}
+
+/** Later ones follow from the first few. */
+const MAX_KEPT = 16;
+
+export class AgreementMonitor {
+  readonly disagreements: Disagreement[] = [];
+  #models: readonly Model[] = [];
+  #compared = 0;
+
+  /** One model a rank, in rank order. */
+  watch(models: readonly Model[]): void {
+    this.#models = models;
+  }
+
+  /** Collectives compared so far. */
+  get compared(): number {
+    return this.#compared;
+  }
+
+  /** Compares what the ranks hold after a collective of a step of `tokens` tokens. */
+  check(requests: readonly CollectiveRequest[], step: number, sequence: number, tokens: number): void {
+    const [first] = requests;
+    if (first === undefined) return;
+    this.#compared++;
+    const at = { step, sequence, site: first.site ?? "" };
+    this.#compare(requests.map(resultOf), { ...at, what: first.kind });
+    const count = this.#models[0]?.replicated.length ?? 0;
+    for (let i = 0; i < count; i++) {
+      const held = this.#models.map((model) => wholeRows(model.replicated[i], tokens));
+      this.#compare(held, { ...at, what: held[0]?.operand.tensor.name ?? "" });
+    }
+  }
+
+  #compare(held: readonly (Held | undefined)[], at: Pick<Disagreement, "step" | "sequence" | "site" | "what">): void {
+    const [reference] = held;
+    if (reference === undefined || this.disagreements.length >= MAX_KEPT) return;
+    for (const [rank, other] of held.entries()) {
+      if (other === undefined) continue;
+      const differs = firstDifference(reference, other);
+      if (differs < 0) continue;
+      const { columns } = reference.operand;
+      this.disagreements.push({
+        ...at,
+        rank,
+        index: [Math.floor(differs / columns), differs % columns],
+        expected: elementOf(reference, differs),
+        received: elementOf(other, differs),
+      });
+      return;
+    }
+  }
+}
+
+/** The leading `width` elements of the leading `rows` rows of an operand. */
+interface Held {
+  readonly operand: Operand;
+  readonly rows: number;
+  readonly width: number;
+}
+
+function wholeRows(operand: Operand | undefined, rows: number): Held | undefined {
+  return operand === undefined ? undefined : { operand, rows, width: operand.columns };
+}
+
+/** What every rank holds alike once a request has been carried out. */
+function resultOf(request: CollectiveRequest): Held | undefined {
+  switch (request.kind) {
+    case "allReduce":
+    case "broadcast":
+      return { operand: request.data, rows: 1, width: request.count };
+    case "allGather": {
+      const { out, rows, widths } = request;
+      return { operand: out, rows, width: widths.reduce((sum, width) => sum + width, 0) };
+    }
+    case "barrier":
+      return undefined;
+  }
+}
+
+/** Index of the first element, counted over whole rows, whose bits differ; -1 if none does. */
+function firstDifference({ operand, rows, width }: Held, other: Held): number {
+  const a = payloadOf(operand).bits;
+  const b = payloadOf(other.operand).bits;
+  if (a === b) return -1;
+  for (let row = 0; row < rows; row++) {
+    const start = row * operand.columns;
+    for (let i = start; i < start + width; i++) if (a[i] !== b[i]) return i;
+  }
+  return -1;
+}
+
+function elementOf({ operand }: Held, index: number): number {
+  const { bits, f32 } = payloadOf(operand);
+  return (operand.tensor.dtype === "f32" ? f32 : bits)[index] ?? 0;
+}

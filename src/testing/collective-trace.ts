@@ -1,0 +1,111 @@
+/** The trace of a group: every collective of every step, by rank. Plain data, but for the recorder that makes it. */
+import type { CollectiveRequest } from "../collectives/collective.js";
+
+/** One collective, as all ranks took part in it. Arrays have one entry a rank. */
+export interface CollectiveRecord {
+  /** Within the step, from 1: the number that errors of collectives name. */
+  readonly sequence: number;
+  /** Module that asked for it: `model.layers.0.mlp.down_proj`, `sampler.logits`; empty where the request names none. */
+  readonly site: string;
+  readonly kind: CollectiveRequest["kind"];
+  /** Payload that each rank contributes, in bytes. */
+  readonly bytes: readonly number[];
+  /** Milliseconds that each rank computed between the collective before and this one. Not deterministic. */
+  readonly computeMs: readonly number[];
+}
+
+export interface StepRecord {
+  /** Of the simulation, from 0. */
+  readonly step: number;
+  readonly tokens: number;
+  readonly sequences: number;
+  readonly collectives: readonly CollectiveRecord[];
+  /** Milliseconds that each rank computed after the last collective. */
+  readonly tailMs: readonly number[];
+}
+
+export interface CollectiveTrace {
+  readonly worldSize: number;
+  /** Bytes of each rank's parameters: what a decode step reads. */
+  readonly parameterBytes: readonly number[];
+  readonly steps: readonly StepRecord[];
+}
+
+/** Writes a trace while ranks take turns. */
+export class TraceRecorder {
+  readonly #worldSize: number;
+  readonly #steps: StepRecord[] = [];
+  #started = 0;
+  #collectives: CollectiveRecord[] = [];
+  #computeMs: number[] = [];
+
+  constructor(worldSize: number) {
+    this.#worldSize = worldSize;
+  }
+
+  get steps(): readonly StepRecord[] {
+    return this.#steps;
+  }
+
+  /** Index of the step that runs, or comes next. */
+  get step(): number {
+    return this.#started;
+  }
+
+  /** Collectives of the current step so far. */
+  get sequence(): number {
+    return this.#collectives.length;
+  }
+
+  startStep(): void {
+    this.#collectives = [];
+    this.#computeMs = this.#zeros();
+  }
+
+  advanced(rank: number, elapsedMs: number): void {
+    this.#computeMs[rank] = elapsedMs;
+  }
+
+  carriedOut(requests: readonly CollectiveRequest[]): void {
+    const [first] = requests;
+    if (first === undefined) return;
+    this.#collectives.push({
+      sequence: this.#collectives.length + 1,
+      site: first.site ?? "",
+      kind: first.kind,
+      bytes: requests.map(payloadBytes),
+      computeMs: this.#computeMs,
+    });
+    this.#computeMs = this.#zeros();
+  }
+
+  endStep(tokens: number, sequences: number): StepRecord {
+    const record = {
+      step: this.#started++,
+      tokens,
+      sequences,
+      collectives: this.#collectives,
+      tailMs: this.#computeMs,
+    };
+    this.#steps.push(record);
+    return record;
+  }
+
+  #zeros(): number[] {
+    return new Array<number>(this.#worldSize).fill(0);
+  }
+}
+
+/** Bytes that a rank puts into a collective. Elements of operands have four bytes. */
+function payloadBytes(request: CollectiveRequest, rank: number): number {
+  switch (request.kind) {
+    case "allReduce":
+      return 4 * request.count;
+    case "allGather":
+      return 4 * request.rows * (request.widths[rank] ?? 0);
+    case "broadcast":
+      return rank === request.root ? 4 * request.count : 0;
+    case "barrier":
+      return 0;
+  }
+}
