@@ -40,6 +40,8 @@ export const RANK_LINE = {
   arrived: 0,
   /** What it asked for, `REQUEST_WORDS` words for even phases, then as many for odd ones. */
   request: 1,
+  /** After a mismatch: 1 + the bytes of a name that the rank left in its first slot (call-site.ts); 0 before. */
+  siteBytes: 15,
   // Of the rank itself, on a cache line that no other rank reads.
   timeoutMs: 16,
   spinMicros: 17,

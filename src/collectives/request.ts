@@ -74,6 +74,11 @@ export function describeRequest(words: Int32Array, at: number): string {
   return kind;
 }
 
+/** Who asks, after what is asked for, in messages. */
+export function forSite(site: string): string {
+  return site === "" ? "" : ` for ${site}`;
+}
+
 /** Checks that a request fits its operands. Throws InternalError: requests are made by layers, not by users. */
 export function checkRequest(request: CollectiveRequest, worldSize: number): void {
   switch (request.kind) {

@@ -8,6 +8,7 @@ import { availableParallelism } from "node:os";
 import { CollectiveError, type ErrorDetails, InternalError } from "../core/errors.js";
 import { nativeAddon } from "../core/native-addon.js";
 import { AtomicsEngine, poisonRegion } from "./atomics-engine.js";
+import { publishSite, siteOf } from "./call-site.js";
 import type { Collective, CollectiveRequest } from "./collective.js";
 import { NativeEngine } from "./native-engine.js";
 import {
@@ -24,6 +25,7 @@ import {
   checkContribution,
   checkRequest,
   describeRequest,
+  forSite,
   REQUEST_WORD,
   sameRequest,
   writeRequest,
@@ -164,15 +166,17 @@ class SharedMemoryCollective implements Collective {
 
   #mismatch(request: CollectiveRequest): CollectiveError {
     const words = this.#words;
+    publishSite(this.#region, this.rank, request.site ?? "");
     const phase = words[rankLine(this.rank) + RANK_LINE.arrived] ?? 0;
     const own = requestAt(this.rank, phase);
     for (let other = 0; other < this.worldSize; other++) {
       const theirs = requestAt(other, phase);
       if (sameRequest(words, own, theirs)) continue;
-      const expected = describeRequest(words, own);
-      const received = describeRequest(words, theirs);
+      const otherSite = siteOf(this.#region, other);
+      const expected = `${describeRequest(words, own)}${forSite(request.site ?? "")}`;
+      const received = `${describeRequest(words, theirs)}${forSite(otherSite)}`;
       const what = `expected ${expected} from every rank but rank ${other} asks for ${received}`;
-      return this.#error("COLLECTIVE_MISMATCH", request, what, { expected, received, otherRank: other });
+      return this.#error("COLLECTIVE_MISMATCH", request, what, { expected, received, otherRank: other, otherSite });
     }
     return this.#error(
       "COLLECTIVE_MISMATCH",
@@ -195,12 +199,14 @@ class SharedMemoryCollective implements Collective {
   #error(code: string, request: CollectiveRequest, what: string, details: ErrorDetails = {}): CollectiveError {
     const words = new Int32Array(REQUEST_WORD.checksum + 1);
     writeRequest(words, 0, request, this.rank);
-    const subject = `rank ${this.rank}, request ${this.#sequence} (${describeRequest(words, 0)})`;
+    const { site = "" } = request;
+    const subject = `rank ${this.rank}, request ${this.#sequence} (${describeRequest(words, 0)}${forSite(site)})`;
     return new CollectiveError(code, `${subject}: ${what}`, {
       rank: this.rank,
       worldSize: this.worldSize,
       request: request.kind,
       sequence: this.#sequence,
+      site,
       ...details,
     });
   }

@@ -7,7 +7,7 @@ import { CollectiveError, fromTransferable, InternalError, ShardloomError, toTra
 import type { AllGather, AllReduce, Broadcast, CollectiveRequest, Pass } from "./collective.js";
 import { addElements, copyColumns, copyElements, payloadOf, unifyNaNs } from "./payload.js";
 import { REQUEST_WORDS } from "./region.js";
-import { checkContribution, checkRequest, describeRequest, sameRequest, writeRequest } from "./request.js";
+import { checkContribution, checkRequest, describeRequest, forSite, sameRequest, writeRequest } from "./request.js";
 
 /**
  * Runs one pass a rank to the end, in turns, and returns their results by rank.
@@ -144,8 +144,8 @@ function agreedRequests(asked: readonly (CollectiveRequest | undefined)[], seque
     return !sameRequest(words, 0, rank * REQUEST_WORDS) || request?.site !== first?.site;
   });
   if (other < 0) return asked.filter((request) => request !== undefined);
-  const expected = `${describeRequest(words, 0)}${siteOf(first)}`;
-  const received = `${describeRequest(words, other * REQUEST_WORDS)}${siteOf(asked[other])}`;
+  const expected = `${describeRequest(words, 0)}${forSite(first?.site ?? "")}`;
+  const received = `${describeRequest(words, other * REQUEST_WORDS)}${forSite(asked[other]?.site ?? "")}`;
   throw new CollectiveError(
     "COLLECTIVE_MISMATCH",
     `request ${sequence}: expected the same of every rank but rank 0 asks for ${expected} and rank ${other} for ${received}`,
@@ -160,11 +160,6 @@ function agreedRequests(asked: readonly (CollectiveRequest | undefined)[], seque
       otherSite: asked[other]?.site,
     },
   );
-}
-
-/** Who asks, for messages. */
-function siteOf(request: CollectiveRequest | undefined): string {
-  return request?.site === undefined ? "" : ` for ${request.site}`;
 }
 
 function carryOut(requests: readonly CollectiveRequest[]): void {

@@ -164,6 +164,31 @@ for (const engine of engines) {
       }
     });
 
+    it("a mismatch names the modules that asked, on both sides, and a rank that has no name to give holds nobody up", async () => {
+      const of = (count: number, site?: string): Step => {
+        return { do: "allReduce", count, seed: 1, ...(site === undefined ? {} : { site }) };
+      };
+      const region = createRegion({ worldSize: 3 });
+      const scripts = [[of(576, "layers.0.o_proj")], [of(576, "layers.0.o_proj")], [of(64, "layers.0.down_proj")]];
+      const outcomes = await runThreads({ region, engine, scripts });
+      assertAllFailed(outcomes, "COLLECTIVE_MISMATCH");
+      for (const outcome of outcomes) {
+        const { message, details } = failureOf(outcome);
+        const [site, otherSite] = ["layers.0.o_proj", "layers.0.down_proj"];
+        assert.match(message, /576 f32 for layers\.0\.o_proj/);
+        assert.match(message, /64 f32 for layers\.0\.down_proj/);
+        assert.equal(details["site"], outcome.rank === 2 ? otherSite : site);
+        assert.equal(details["otherSite"], outcome.rank === 2 ? site : otherSite);
+      }
+      const nameless = await runThreads({
+        region: createRegion({ worldSize: 2 }),
+        engine,
+        scripts: [[of(1)], [of(2, "embed_tokens")]],
+      });
+      assert.match(failureOf(nameless[0] ?? assert.fail()).message, /2 f32 for embed_tokens$/);
+      assert.match(failureOf(nameless[1] ?? assert.fail()).message, /asks for allReduce of 1 f32$/);
+    });
+
     it("requests that do not fit their operands are refused before any other rank is met", () => {
       const collective = createSharedMemoryCollective(createRegion({ worldSize: 2 }), 1, {
         timeoutMs: LONG_TIMEOUT_MS,

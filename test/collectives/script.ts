@@ -12,7 +12,13 @@ export type ElementType = "f32" | "i32";
 
 export type Step =
   /** Sums made-up values, or, where given, these bits of each rank. */
-  | { readonly do: "allReduce"; readonly count: number; readonly seed: number; readonly bits?: readonly Int32Array[] }
+  | {
+      readonly do: "allReduce";
+      readonly count: number;
+      readonly seed: number;
+      readonly bits?: readonly Int32Array[];
+      readonly site?: string;
+    }
   | {
       readonly do: "allGather";
       readonly rows: number;
@@ -71,7 +77,7 @@ export function* scriptPass(script: readonly Step[], rank: number, worldSize: nu
 function* stepPass(step: Step, rank: number, worldSize: number): Pass<Int32Array> {
   switch (step.do) {
     case "allReduce":
-      return yield* allReducePass(step.bits?.[rank] ?? madeUpBits("f32", rank, step.seed, step.count));
+      return yield* allReducePass(step.bits?.[rank] ?? madeUpBits("f32", rank, step.seed, step.count), step.site);
     case "allGather": {
       const width = step.widths[rank] ?? 0;
       const total = step.widths.reduce((sum, each) => sum + each, 0);
@@ -96,11 +102,12 @@ function* stepPass(step: Step, rank: number, worldSize: number): Pass<Int32Array
   }
 }
 
-function* allReducePass(bits: Int32Array): Pass<Int32Array> {
+function* allReducePass(bits: Int32Array, site?: string): Pass<Int32Array> {
   const data = makeOperand("f32", 1, bits.length + 1);
   bitsOf(data).fill(UNTOUCHED);
   bitsOf(data).set(bits);
-  yield { kind: "allReduce", data, count: bits.length } satisfies AllReduce;
+  const named = site === undefined ? {} : { site };
+  yield { kind: "allReduce", ...named, data, count: bits.length } satisfies AllReduce;
   return bitsOf(data).slice();
 }
 

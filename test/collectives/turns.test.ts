@@ -4,6 +4,7 @@ import { type CollectiveRequest, drive, type Pass } from "../../src/collectives/
 import { createRegion } from "../../src/collectives/region.js";
 import { singleRank } from "../../src/collectives/single.js";
 import { driveInTurns, Turns } from "../../src/collectives/turns.js";
+import { Arena } from "../../src/core/arena.js";
 import { CollectiveError, OptionError } from "../../src/core/errors.js";
 import { expectedBits, rankOrderSum } from "./oracle.js";
 import { bitsOf, madeUpBits, makeOperand, type Step, scriptPass } from "./script.js";
@@ -163,6 +164,56 @@ describe("ranks taking turns in one thread", () => {
     );
     assert.deepEqual(closed.sort(), [0, 1, 2]);
     assert.throws(() => run(new RangeError("off by one")), { message: "off by one", details: { rank: 1 } });
+  });
+
+  it("name both modules when the same is asked for at different places: an all-reduce left out is noticed at once", () => {
+    const sizes = ["a.o_proj", "a.down_proj", "b.o_proj"];
+    const pass = function* (sites: readonly string[]): Pass {
+      for (const site of sites) yield { kind: "allReduce", site, data: makeOperand("f32", 1, 8), count: 8 };
+    };
+    const skipping = sizes.filter((site) => site !== "a.down_proj");
+    assert.throws(
+      () => driveInTurns([pass(sizes), pass(skipping)]),
+      (error: unknown) => {
+        assert.ok(error instanceof CollectiveError);
+        assert.equal(error.code, "COLLECTIVE_MISMATCH");
+        assert.match(error.message, /request 2: .*rank 0 asks for .* for a\.down_proj and rank 1 for .* for b\.o_proj/);
+        const { sequence, site, otherSite } = error.details;
+        assert.deepEqual({ sequence, site, otherSite }, { sequence: 2, site: "a.down_proj", otherSite: "b.o_proj" });
+        return true;
+      },
+    );
+  });
+
+  it("tell an observer who ran, what was asked for and that it is done, in this order", () => {
+    const heard: string[] = [];
+    const pass = function* (): Pass {
+      yield { kind: "barrier", site: "here" };
+    };
+    driveInTurns([pass(), pass()], {
+      observer: {
+        advanced: (rank) => heard.push(`rank ${rank}`),
+        asked: (requests) => heard.push(`asked ${requests.map(({ site }) => site)}`),
+        carriedOut: (requests) => heard.push(`done ${requests.length}`),
+      },
+    });
+    assert.deepEqual(heard, ["rank 0", "rank 1", "asked here,here", "done 2", "rank 0", "rank 1"]);
+  });
+
+  it("check requests and move nothing where operands are virtual", () => {
+    const tensor = {
+      name: "virtual",
+      dtype: "f32",
+      shape: [1, 4],
+      arena: Arena.virtual("none"),
+      byteOffset: 0,
+    } as const;
+    const pass = function* (count: number): Pass {
+      yield { kind: "allReduce", data: { tensor, handle: 0, rows: 1, columns: 4 }, count };
+    };
+    driveInTurns([pass(4), pass(4)], { moveElements: false });
+    assert.throws(() => driveInTurns([pass(5), pass(5)], { moveElements: false }), /a count of at most 4/);
+    assert.throws(() => driveInTurns([pass(4), pass(3)], { moveElements: false }), { code: "COLLECTIVE_MISMATCH" });
   });
 
   it("refuse an order of turns that leaves a rank out", () => {
