@@ -13,7 +13,7 @@ import {
   type Operand,
   type Pass,
 } from "shardloom/plugin";
-import { type ActivationRows, ROWS_AT_A_TIME } from "./activation-rows.js";
+import { type ActivationRows, type OutlierThreshold, outlierThreshold, ROWS_AT_A_TIME } from "./activation-rows.js";
 import { addOutliers, addToOutput, type Int8Matrix, scaleSum, sumOfCodes } from "./int8-product.js";
 import { type Reduction, SPLIT } from "./int8-reduction.js";
 import { QuantizedLinearMethod } from "./linear-method.js";
@@ -35,14 +35,14 @@ function floatsOf(operand: Operand): Float32Array {
 const NO_BIAS = new Float32Array(0);
 
 export class Int8ActivationMethod extends QuantizedLinearMethod {
-  readonly #threshold: number;
+  readonly #threshold: OutlierThreshold;
   readonly #matrices = new Map<LinearWeight, Int8Matrix>();
   #reduction: Reduction | null = null;
   #rank = 0;
 
-  constructor(segments: readonly Segment[], resources: RankResources, outlierThreshold: number) {
+  constructor(segments: readonly Segment[], resources: RankResources, threshold: number) {
     super(segments, resources);
-    this.#threshold = outlierThreshold;
+    this.#threshold = outlierThreshold(threshold);
   }
 
   override processWeightsAfterLoading(weights: LoadedWeights, layer: LinearLayer): void {
@@ -73,8 +73,8 @@ export class Int8ActivationMethod extends QuantizedLinearMethod {
     activations.findOutliers(values, rows, matrix.inputs, this.#threshold);
     for (let first = 0; first < rows; first += ROWS_AT_A_TIME) {
       const count = Math.min(ROWS_AT_A_TIME, rows - first);
-      activations.findScales(values, first, count, this.#threshold);
-      activations.quantize(values, first, count);
+      activations.takeRows(values, first, count, this.#threshold);
+      activations.quantize(count);
       for (let n = 0; n < matrix.outputs; n++) {
         const scale = matrix.scales[n] ?? 0;
         const column = firstRow + n;
@@ -104,12 +104,12 @@ export class Int8ActivationMethod extends QuantizedLinearMethod {
     activations.findOutliers(values, rows, matrix.inputs, this.#threshold);
     for (let first = 0; first < rows; first += ROWS_AT_A_TIME) {
       const count = Math.min(ROWS_AT_A_TIME, rows - first);
-      activations.findScales(values, first, count, this.#threshold);
+      activations.takeRows(values, first, count, this.#threshold);
       reduction.ownScales.set(activations.scales);
       reduction.ownScales[ROWS_AT_A_TIME] = activations.outliers;
       yield reduction.gatherScales;
       const outliers = reduction.mergeScales(activations.scales);
-      activations.quantize(values, first, count);
+      activations.quantize(count);
       sumCodes(activations, matrix, reduction.sums, count);
       reduction.reduceSums.count = 2 * count * matrix.outputs;
       yield reduction.reduceSums;

@@ -31,11 +31,11 @@ export function sumOfCodes(
   { codes: b, inputs }: Int8Matrix,
   n: number,
 ): number {
+  const left = m * inputs;
+  const right = n * inputs;
   let total = 0;
   for (let first = 0; first < inputs; first += SUM_RUN) {
     const end = Math.min(first + SUM_RUN, inputs);
-    const left = m * inputs;
-    const right = n * inputs;
     let sum = 0;
     for (let i = first; i < end; i++) sum = (sum + Math.imul(a[left + i] ?? 0, b[right + i] ?? 0)) | 0;
     total += sum;

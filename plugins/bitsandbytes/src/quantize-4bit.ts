@@ -10,42 +10,47 @@ const { fround } = Math;
 
 /** How values become codes. */
 interface Encoder {
-  /** Bin of a scaled value -> how many bounds lie below the bin, all of which is at or below the next bound but for one. */
+  /** Bin of a scaled value -> its code, or UNSURE where a bound lies in the bin or at its edge. */
   readonly bins: Uint8Array;
-  /** Midpoints of neighbours in the ascending codebook, then Infinity. A value above a bound takes the higher code. */
+  /** Midpoints of neighbours in the ascending codebook. A value above a bound takes the higher code. */
   readonly bounds: Float32Array;
   /** Position in the ascending codebook -> code. */
   readonly codes: Uint8Array;
-  /** Code of 0: fills the last byte of an odd number of elements. */
-  readonly zero: number;
 }
 
-/** A bin is narrower than the least distance of two bounds, which is 1 / 384, FP4's. */
 const BINS_PER_UNIT = 512;
+const UNSURE = 255;
+/** Scaled values are rounded to f32 before they are compared, and not before their bin is found: less than this apart. */
+const BIN_MARGIN = 1e-6;
+
+const binOf = (scaled: number): number => Math.floor(scaled * BINS_PER_UNIT + BINS_PER_UNIT);
 
 function createEncoder(type: FourBitType): Encoder {
   const codebook = CODEBOOKS[type];
   const codeValue = (code: number): number => codebook[code] ?? 0;
   // Codes of equal value keep their order: FP4's two zeros, of which 0 takes what is below or at zero, 8 what is above.
-  const ascending = Array.from(codebook.keys()).sort((a, b) => codeValue(a) - codeValue(b) || a - b);
-  const bounds = ascending.map((code, i) => {
-    const next = ascending[i + 1];
-    return next === undefined ? Number.POSITIVE_INFINITY : fround(fround(codeValue(code) + codeValue(next)) / 2);
+  const codes = Uint8Array.from(codebook.keys()).sort((a, b) => codeValue(a) - codeValue(b) || a - b);
+  const bounds = Float32Array.from(codes.subarray(1), (code, i) => {
+    return fround(codeValue(code) + codeValue(codes[i] ?? 0)) / 2;
   });
-  // Values reach a little beyond 1: x * (1 / |x|) is rounded twice.
-  const bins = Uint8Array.from({ length: 2 * BINS_PER_UNIT + 2 }, (_, bin) => {
-    return bounds.filter((bound) => bin / BINS_PER_UNIT - 1 > bound).length;
-  });
-  const position = bounds.filter((bound) => 0 > bound).length;
-  return {
-    bins,
-    bounds: Float32Array.from(bounds),
-    codes: Uint8Array.from(ascending),
-    zero: ascending[position] ?? 0,
-  };
+  // Scaled values reach a little beyond 1: x * (1 / |x|) is rounded twice.
+  const bins = new Uint8Array(binOf(1) + 1);
+  for (let bin = 0; bin < bins.length; bin++) bins[bin] = search({ bounds, codes }, bin / BINS_PER_UNIT - 1);
+  for (const bound of bounds) bins.fill(UNSURE, binOf(bound - BIN_MARGIN), binOf(bound + BIN_MARGIN) + 1);
+  return { bins, bounds, codes };
+}
+
+/** The code of a scaled value, exactly. */
+function search({ bounds, codes }: Omit<Encoder, "bins">, scaled: number): number {
+  let position = 0;
+  while (scaled > (bounds[position] ?? Number.POSITIVE_INFINITY)) position++;
+  return codes[position] ?? 0;
 }
 
 const encoders: Readonly<Record<FourBitType, Encoder>> = { nf4: createEncoder("nf4"), fp4: createEncoder("fp4") };
+
+const MAGNITUDE_BITS = 0x7fffffff;
+const INFINITY_BITS = 0x7f800000;
 
 /** Below this, 1 / absmax would not be finite. */
 const LEAST_DIVISOR = fround(1e-38);
@@ -68,19 +73,18 @@ export interface QuantizedRange {
  * infinities and NaN.
  */
 export function findAbsmax(values: Float32Array, blockSize: number, absmax: Float32Array, range: QuantizedRange): void {
+  // The bits of magnitudes are ordered as the magnitudes are, infinity and NaN above all others.
+  const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
+  const largestBits = new Int32Array(absmax.buffer, absmax.byteOffset, absmax.length);
   for (let start = 0, block = 0; start < values.length; start += blockSize, block++) {
     const end = Math.min(start + blockSize, values.length);
     let largest = 0;
-    // 0 for finite values; NaN once one is not, since Infinity * 0 and NaN * 0 are NaN.
-    let poison = 0;
     for (let i = start; i < end; i++) {
-      const value = values[i] ?? 0;
-      const magnitude = value < 0 ? -value : value;
-      poison += value * 0;
+      const magnitude = (bits[i] ?? 0) & MAGNITUDE_BITS;
       if (magnitude > largest) largest = magnitude;
     }
-    if (poison !== 0) throw notFinite(values, start, range);
-    absmax[block] = largest;
+    if (largest >= INFINITY_BITS) throw notFinite(values, start, range);
+    largestBits[block] = largest;
   }
 }
 
@@ -123,29 +127,25 @@ function divisor(absmax: Float32Array, block: number): number {
 
 /** Codes of `values[start..end) * factor`. `start` is even; an odd `end` is the end of the tensor. */
 function encodeScaled(
-  { bins, bounds, codes: codeOf, zero }: Encoder,
+  encoder: Encoder,
   values: Float32Array,
   start: number,
   end: number,
   factor: number,
   out: Uint8Array,
 ): void {
-  const pairs = end - ((end - start) & 1);
-  for (let i = start; i < pairs; i += 2) {
-    const a = fround((values[i] ?? 0) * factor);
-    const b = fround((values[i + 1] ?? 0) * factor);
-    // The bin says all but whether the one bound inside it is passed.
-    let high = bins[((a + 1) * BINS_PER_UNIT) | 0] ?? 0;
-    let low = bins[((b + 1) * BINS_PER_UNIT) | 0] ?? 0;
-    if (a > (bounds[high] ?? 0)) high++;
-    if (b > (bounds[low] ?? 0)) low++;
-    out[i >>> 1] = ((codeOf[high] ?? 0) << 4) | (codeOf[low] ?? 0);
+  const { bins } = encoder;
+  const binFactor = factor * BINS_PER_UNIT;
+  for (let i = start; i < end; i += 2) {
+    const a = values[i] ?? 0;
+    // A half byte beyond an odd end holds the code of 0.
+    const b = i + 1 < end ? (values[i + 1] ?? 0) : 0;
+    let high = bins[(a * binFactor + BINS_PER_UNIT) | 0] ?? 0;
+    let low = bins[(b * binFactor + BINS_PER_UNIT) | 0] ?? 0;
+    if (high === UNSURE) high = search(encoder, fround(a * factor));
+    if (low === UNSURE) low = search(encoder, fround(b * factor));
+    out[i >>> 1] = (high << 4) | low;
   }
-  if (pairs === end) return;
-  const a = fround((values[pairs] ?? 0) * factor);
-  let high = bins[((a + 1) * BINS_PER_UNIT) | 0] ?? 0;
-  if (a > (bounds[high] ?? 0)) high++;
-  out[pairs >>> 1] = ((codeOf[high] ?? 0) << 4) | zero;
 }
 
 /** `out[i]` = value of code `firstElement + i` of `codes`, times its block's scale: one rounding. */

@@ -32,6 +32,21 @@ export function roundToF16(value: number): number {
   return rounded < -LARGEST ? Number.NEGATIVE_INFINITY : rounded;
 }
 
+/** Rounds elements `[start, end)` to f16 in place. */
+export function roundAllToF16(values: Float32Array, start: number, end: number): void {
+  const patterns = new Int32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = start; i < end; i++) {
+    const pattern = patterns[i] ?? 0;
+    const magnitude = pattern & 0x7fffffff;
+    // Between the least normal f16 and the first one that is rounded to infinity, it is the lower 13 bits that go.
+    if (magnitude >= 0x38800000 && magnitude < 0x477ff000) {
+      patterns[i] = (pattern + 0xfff + ((pattern >>> 13) & 1)) & ~0x1fff;
+    } else {
+      values[i] = roundToF16(values[i] ?? 0);
+    }
+  }
+}
+
 /** f32 of `a * b + c` for f32 values, with one rounding: a fused multiply-add. */
 export function fusedMultiplyAdd(a: number, b: number, c: number): number {
   // Exact in f64, which has more than twice the digits.

@@ -123,6 +123,16 @@ export function storeFourBit(
   ];
 }
 
+/** A stored 4-bit matrix of values that look like weights. */
+export function storeRandom(
+  module: string,
+  rows: number,
+  columns: number,
+  options: StoredOptions = {},
+): CheckpointTensor[] {
+  return storeFourBit(module, [rows, columns], randomValues(rows * columns, rows + 7 * columns), options);
+}
+
 /** `X.weight` and `X.SCB` as bitsandbytes stores them. */
 export function storeInt8(module: string, shape: readonly [number, number], values: Float32Array): CheckpointTensor[] {
   const codes = new Int8Array(values.length);

@@ -56,7 +56,7 @@ function problemOf(
   };
 }
 
-/** The steps of loading.md 4.5, one number at a time. */
+/** The steps of the method (Dettmers et al. 2022, appendix; bitsandbytes nn/modules.py and csrc/kernels.cu), one number at a time. */
 function multiplySlowly({ rows, inputs, outputs, x, codes, scales, bias, threshold }: Problem): Float32Array {
   const limit = threshold === 0 ? Number.POSITIVE_INFINITY : threshold;
   const at = (m: number, i: number): number => f16(x[m * inputs + i] ?? 0);

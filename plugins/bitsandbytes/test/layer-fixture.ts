@@ -1,8 +1,9 @@
 /** Layers of every kind, of given sizes and cuts, on all ranks. */
 import assert from "node:assert/strict";
-import type { Checkpoint, LinearPart, QuantizationConfig } from "shardloom/plugin";
+import type { Checkpoint, CheckpointTensor, LinearPart, QuantizationConfig } from "shardloom/plugin";
 import {
   ColumnParallelLinear,
+  checkpointOf,
   compareShard,
   type LayerContext,
   type LinearModule,
@@ -15,6 +16,7 @@ import {
   splitHeads,
   VocabParallelEmbedding,
 } from "shardloom/testing";
+import { dequantizeSlowly, storedConfig } from "./fixture.js";
 
 /** Contiguous ranges, one a rank, that cover a size. */
 export type Split = readonly { readonly start: number; readonly end: number }[];
@@ -78,6 +80,11 @@ export function qkv(prefix: string, inputSize: number, { heads, kvHeads, headSiz
     });
 }
 
+/** Equal ranges. */
+export function even(total: number, worldSize: number): Split {
+  return splitAt(total, ...Array.from({ length: worldSize - 1 }, (_, i) => ((i + 1) * total) / worldSize));
+}
+
 export { scaleSplit };
 
 /** Loads layers on every rank, each with a config of its own, as ranks have. */
@@ -114,4 +121,20 @@ export function formatsOf({ method }: LinearModule): readonly string[] {
     if (weight.format === "code4") return `code4/${weight.blockSize}`;
     return weight.format === "int8" ? "int8" : `dense ${weight.matrix.tensor.dtype}`;
   });
+}
+
+/** Loads one layer on all ranks from stored tensors and holds it to the slow oracle. Returns formats by rank. */
+export function expectStored(
+  worldSize: number,
+  tensors: readonly CheckpointTensor[],
+  ...builds: Build[]
+): readonly (readonly string[])[] {
+  const ranks = loadRanks(worldSize, checkpointOf(tensors), storedConfig, ...builds);
+  const wholes = new Map<string, Float32Array>();
+  expectShards(ranks, ({ prefix }) => {
+    const whole = wholes.get(prefix) ?? dequantizeSlowly(tensors, prefix);
+    wholes.set(prefix, whole);
+    return whole;
+  });
+  return ranks.map((linears) => linears.flatMap(formatsOf));
 }

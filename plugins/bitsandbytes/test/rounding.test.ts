@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { bitsToF32, f16ToF32, f32ToF16 } from "shardloom/plugin";
-import { fusedMultiplyAdd, roundToF16, roundToInteger } from "../src/rounding.js";
+import { outlierThreshold } from "../src/activation-rows.js";
+import { fusedMultiplyAdd, roundAllToF16, roundToF16, roundToInteger } from "../src/rounding.js";
 
 /** Every f32 but NaN, infinities included, by its bits: as many small ones as large ones. */
 const anyFloat = fc
@@ -60,6 +61,31 @@ describe("roundings", () => {
     ];
     for (const value of cases) assert.equal(roundToF16(value), f16ToF32(f32ToF16(value)), `${value}`);
     assert.ok(Number.isNaN(roundToF16(Number.NaN)));
+  });
+
+  it("property: many at a time are rounded as one by one, and no others", () => {
+    fc.assert(
+      fc.property(fc.array(anyFloat, { minLength: 3, maxLength: 50 }), (list) => {
+        const values = Float32Array.from(list);
+        const expected = values.map((value, i) => (i === 0 || i === values.length - 1 ? value : roundToF16(value)));
+        roundAllToF16(values, 1, values.length - 1);
+        assert.deepEqual(values, expected);
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  it("property: an f32 reaches the threshold of outliers exactly when its f16 does", () => {
+    const thresholds = fc.constantFrom(6, 0.1, 2 ** -24, 6.001, 65504, 1e6);
+    const near = fc.tuple(thresholds, fc.double({ min: -1e-3, max: 1e-3, noNaN: true }));
+    fc.assert(
+      fc.property(near, ([threshold, by]) => {
+        const value = Math.fround(threshold * (1 + by));
+        assert.equal(value >= outlierThreshold(threshold).least, roundToF16(value) >= threshold, `${value}`);
+      }),
+      { numRuns: 5000 },
+    );
+    assert.equal(outlierThreshold(0).least, Number.POSITIVE_INFINITY);
   });
 
   it("rounds halves to the even whole number", () => {
