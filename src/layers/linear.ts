@@ -24,11 +24,17 @@ import type {
 import { callHook } from "../quantization/registry.js";
 import { UnquantizedLinearMethod } from "../quantization/unquantized.js";
 import type { LayerContext } from "./layer-context.js";
-import type { Parameter } from "./parameter.js";
+import { type Parameter, packExactly } from "./parameter.js";
 import { originalOffsets, partsHeld, ShardPlacement } from "./shard-placement.js";
 
 /** Which logical matrices of a fused layer a loaded weight holds: one, several consecutive ones, or all (null). */
 export type LoadedShardId = ShardId | readonly number[] | null;
+
+/**
+ * How one checkpoint tensor holds all matrices of a layer: one after another, or group by group, `[q 0 | k 0 | v 0 | q 1 |
+ * ..]`, a group being a KV head and the query heads that read it.
+ */
+export type FusedLayout = "concatenated" | "interleaved";
 
 /** What linear layers and embeddings have in common: a method, its parameters, and their weight loader. */
 export abstract class LinearBase {
@@ -37,11 +43,14 @@ export abstract class LinearBase {
   readonly parameters: Parameter[] = [];
   protected readonly context: LayerContext;
   readonly #placement: ShardPlacement;
+  /** Groups in which a tensor of all parts holds equal shares of each; 1 where parts are concatenated. */
+  readonly #fusedGroups: number;
   #bias: Operand | null = null;
 
-  constructor(context: LayerContext, layer: LinearLayer, bias: boolean) {
+  constructor(context: LayerContext, layer: LinearLayer, bias: boolean, fusedGroups = 1) {
     this.context = context;
     this.layer = layer;
+    this.#fusedGroups = fusedGroups;
     this.#placement = new ShardPlacement(layer, originalOffsets, context.observer);
     const { quantization } = context;
     this.method = this.#hook("linearMethod", () => quantization.linearMethod(layer)) ?? new UnquantizedLinearMethod();
@@ -88,13 +97,37 @@ export abstract class LinearBase {
   weightLoader(parameter: Parameter, source: CheckpointTensor, shardId: LoadedShardId = null): void {
     const parts = this.#partsOf(shardId);
     const { outputDim, scalarSlots } = parameter.spec;
+    if (outputDim !== null && shardId === null && this.#fusedGroups > 1) {
+      this.#loadGroups(parameter, source);
+      return;
+    }
     const held = partsHeld(parameter, this.layer);
-    const place = { fused: parts.length > 1, total: parts.reduce((sum, part) => sum + part.outputSize, 0) };
+    const place = { fused: parts.length > 1, total: rowsOf(parts) };
     let base = 0;
     for (const part of parts) {
       if (held.includes(part)) this.#placement.load(parameter, source, part, { ...place, base });
       if (outputDim === null && !scalarSlots) return;
       base += part.outputSize;
+    }
+  }
+
+  /** Loads from a tensor in which the parts are interleaved: every group, and of it every part, is a piece of its own. */
+  #loadGroups(parameter: Parameter, source: CheckpointTensor): void {
+    const { parts } = this.layer;
+    const groups = this.#fusedGroups;
+    const held = partsHeld(parameter, this.layer);
+    const total = rowsOf(parts);
+    for (let group = 0; group < groups; group++) {
+      let first = (group * total) / groups;
+      for (const part of parts) {
+        const size = part.outputSize / groups;
+        // Pieces that share a block would have to share its scale.
+        packExactly(parameter, size, parameter.spec.blockScale?.outputs ?? 1);
+        const rows = intersection(part.rows, { start: group * size, end: (group + 1) * size });
+        const place = { fused: true, base: first - group * size, total, rows };
+        if (held.includes(part) && rangeSize(rows) > 0) this.#placement.load(parameter, source, part, place);
+        first += size;
+      }
     }
   }
 
@@ -145,6 +178,17 @@ export abstract class LinearBase {
   protected apply(out: Operand, x: Operand, rows: number): void {
     this.method.apply(this.context.kernels, out, x, this.#bias, rows);
   }
+}
+
+/** Rows of whole matrices together. */
+function rowsOf(parts: readonly LinearPart[]): number {
+  return parts.reduce((sum, { outputSize }) => sum + outputSize, 0);
+}
+
+/** What two ranges have in common; empty where they do not meet. */
+function intersection(a: Range, b: Range): Range {
+  const start = Math.max(a.start, b.start);
+  return { start, end: Math.max(start, Math.min(a.end, b.end)) };
 }
 
 /** What all linear layers are built from. */
@@ -249,9 +293,11 @@ export class QKVParallelLinear extends LinearBase {
       /** One entry a rank. */
       readonly heads: readonly HeadRange[];
       readonly names: { readonly q: string; readonly k: string; readonly v: string };
+      /** Of a tensor that holds all three; "concatenated" by default. */
+      readonly fusedLayout?: FusedLayout;
     },
   ) {
-    const { headSize, totalHeads, totalKvHeads, names } = options;
+    const { headSize, totalHeads, totalKvHeads, names, fusedLayout = "concatenated" } = options;
     const valueHeadSize = options.valueHeadSize ?? headSize;
     const own = options.heads[context.rank];
     if (own === undefined) throw new InternalError(`no heads planned for rank ${context.rank}`);
@@ -269,6 +315,7 @@ export class QKVParallelLinear extends LinearBase {
         },
       ]),
       options.bias ?? false,
+      fusedLayout === "interleaved" ? totalKvHeads : 1,
     );
   }
 

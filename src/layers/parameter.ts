@@ -178,9 +178,10 @@ export function packExactly(parameter: Parameter, value: number, factor: number)
   return packed;
 }
 
-/** Guards an extent that a plugin's hook returned. Throws CheckpointError `INVALID_EXTENT`. */
+/** Guards what a plugin's hook returned as an extent. Throws CheckpointError `INVALID_EXTENT`. */
 export function checkExtent(extent: Extent, limit: number, what: string, rank: number): Extent {
-  const { offset, size } = extent;
+  // A hook in plain JavaScript may return anything.
+  const { offset = Number.NaN, size = Number.NaN }: Partial<Extent> = extent ?? {};
   if (!Number.isInteger(offset) || !Number.isInteger(size) || offset < 0 || size < 0 || offset + size > limit) {
     throw new CheckpointError(
       "INVALID_EXTENT",
@@ -188,7 +189,7 @@ export function checkExtent(extent: Extent, limit: number, what: string, rank: n
       { tensor: what, expected: `0..${limit}`, received: `${offset}+${size}`, rank },
     );
   }
-  return extent;
+  return { offset, size };
 }
 
 /** The whole of a loaded weight. */

@@ -13,10 +13,12 @@ import { checkExtent, narrow, type Parameter, packExactly, wholeOf } from "./par
 export interface SourcePlace {
   /** One tensor holds several parts, rows concatenated. */
   readonly fused: boolean;
-  /** Logical row of the loaded weight at which the part begins. */
+  /** Logical row of the loaded weight at which row 0 of the part lies, or would lie. */
   readonly base: number;
   /** Logical rows of the loaded weight. */
   readonly total: number;
+  /** Those of this rank's rows of the part that lie there in one piece; all of them by default. */
+  readonly rows?: Range;
 }
 
 /** Which logical matrices original offsets count: whole ones, or this rank's rows of them. */
@@ -56,14 +58,8 @@ export class ShardPlacement {
       parameter.load(source, ranges);
       return;
     }
-    const destination = this.#index(
-      parameter,
-      part,
-      this.#destination(parameter, part),
-      place,
-      "destination",
-      parameter.extent,
-    );
+    const logical = this.#destination(parameter, part, place);
+    const destination = this.#index(parameter, part, logical, place, "destination", parameter.extent);
     const sourceExtent = source.shape[outputDim];
     if (sourceExtent === undefined) {
       throw parameter.mismatch(source, `a dimension ${outputDim}`, `${source.shape.length} dimensions`);
@@ -87,23 +83,33 @@ export class ShardPlacement {
     return narrow(ranges, inputDim, toStorage(parameter, own, inputDim, blockScale?.inputs));
   }
 
-  /** Storage extent of a part in the parameter, before the indexer. */
-  #destination(parameter: Parameter, part: LinearPart): Extent {
+  /** Storage extent of a part, or of a piece of it, in the parameter, before the indexer. */
+  #destination(parameter: Parameter, part: LinearPart, place: SourcePlace): Extent {
     const { outputDim, blockScale } = parameter.spec;
-    const block = blockScale?.outputs;
     const held = partsHeld(parameter, this.#layer);
-    if (block === undefined) {
-      const offset = part.localOffset - (held[0]?.localOffset ?? 0);
-      return toStorage(parameter, { offset, size: rangeSize(part.rows) }, outputDim, undefined);
+    const rows = place.rows ?? part.rows;
+    if (blockScale === undefined) {
+      const offset = part.localOffset - (held[0]?.localOffset ?? 0) + rows.start - part.rows.start;
+      return toStorage(parameter, { offset, size: rangeSize(rows) }, outputDim, undefined);
     }
-    // A part's blocks are those its rows touch, so a part takes more room than its rows / block when it starts inside one.
-    const blocks = (p: LinearPart): number => cdiv(p.rows.end, block) - Math.floor(p.rows.start / block);
-    let offset = 0;
-    for (const earlier of held) {
-      if (earlier === part) break;
-      offset += blocks(earlier);
-    }
-    return { offset, size: blocks(part) };
+    // A part takes the blocks that its rows touch, of the one grid that runs through the loaded weight. Where it begins
+    // inside a block that is one more than its rows fill, so parts take room by where they lie in that tensor.
+    const shift = place.base - this.#firstRow(part);
+    const touched = (each: LinearPart, within: Range): Range => {
+      const base = place.fused ? Math.max(0, this.#firstRow(each) + shift) : 0;
+      const { outputs } = blockScale;
+      return { start: Math.floor((base + within.start) / outputs), end: cdiv(base + within.end, outputs) };
+    };
+    const before = held.slice(0, held.indexOf(part));
+    const first = before.reduce((sum, each) => sum + rangeSize(touched(each, each.rows)), 0);
+    const blocks = touched(part, rows);
+    return { offset: first + blocks.start - touched(part, part.rows).start, size: rangeSize(blocks) };
+  }
+
+  /** Row of the whole layer at which a part begins, all ranks' rows counted. */
+  #firstRow(part: LinearPart): number {
+    const { parts } = this.#layer;
+    return parts.slice(0, parts.indexOf(part)).reduce((sum, { outputSize }) => sum + outputSize, 0);
   }
 
   /** Storage extent of this rank's share of a part in the loaded weight. */
@@ -116,9 +122,9 @@ export class ShardPlacement {
   ): Extent {
     const { outputDim, blockScale, isSharded, shardIndexer } = parameter.spec;
     if (isSharded && !place.fused) return { offset: 0, size: extent };
-    const logical = isSharded
-      ? { offset: part.localOffset, size: rangeSize(part.rows) }
-      : { offset: place.base + part.rows.start, size: rangeSize(part.rows) };
+    const rows = place.rows ?? part.rows;
+    const offset = isSharded ? part.localOffset + rows.start - part.rows.start : place.base + rows.start;
+    const logical = { offset, size: rangeSize(rows) };
     const storage = toStorage(parameter, logical, outputDim, blockScale?.outputs);
     if (shardIndexer !== undefined) return this.#index(parameter, part, storage, place, "source", extent);
     const total = isSharded
