@@ -61,7 +61,34 @@ export async function collect(
  */
 export function expectGolden(answer: Answer, golden: GoldenPrompt, tolerance: number, what: string): void {
   assert.deepEqual(answer.tokenIds, golden.generatedIds, `${what}: greedy tokens`);
-  golden.steps.forEach(({ top, logsumexp }, step) => {
+  expectLogprobs(answer, golden.steps, tolerance, what);
+}
+
+/** How far a model may be from its golden when its weights are not quite those the golden was computed with. */
+export interface GoldenBounds {
+  /** Difference of a log-probability. */
+  readonly logprob: number;
+  /** Difference of the lead of one logit over another: winners that lead by less may lose. */
+  readonly margin: number;
+}
+
+/**
+ * Holds an answer to the golden of nearly the same weights: the same greedy tokens, up to the first where the winner's lead
+ * is within the bound and another one wins, after which the two write different texts; and log-probabilities within
+ * theirs, as long as the texts are the same.
+ */
+export function expectNearGolden(answer: Answer, golden: GoldenPrompt, bounds: GoldenBounds, what: string): void {
+  const parting = golden.generatedIds.findIndex((id, step) => id !== answer.tokenIds[step]);
+  const same = parting < 0 ? golden.generatedIds.length : parting;
+  if (parting >= 0) {
+    const margin = golden.margins[parting] ?? Number.POSITIVE_INFINITY;
+    assert.ok(margin <= bounds.margin, `${what}: step ${parting}: another token where the winner leads by ${margin}`);
+  }
+  expectLogprobs(answer, golden.steps.slice(0, same + 1), bounds.logprob, what);
+}
+
+function expectLogprobs(answer: Answer, steps: readonly GoldenStep[], tolerance: number, what: string): void {
+  steps.forEach(({ top, logsumexp }, step) => {
     const received = new Map(answer.logprobs[step]?.top.map(({ id, logprob }) => [id, logprob]));
     for (const [id, logit] of top) {
       const logprob = received.get(id);

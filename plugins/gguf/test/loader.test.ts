@@ -22,6 +22,7 @@ describe("the GGUF plugin", () => {
     const context: PluginContext = {
       registerModelLoader: (loader) => void loaders.push(loader),
       registerQuantizationConfig: (name, factory) => void configs.push([name, factory]),
+      registerCheckpointQuantizer: () => assert.fail("it writes no checkpoints"),
     };
     plugin.register(context);
     plugin.register(context);

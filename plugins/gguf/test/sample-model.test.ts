@@ -3,8 +3,19 @@ import { createHash } from "node:crypto";
 import { basename } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { dtypeBytes } from "shardloom/plugin";
+import {
+  type LayerContext,
+  MergedColumnParallelLinear,
+  QKVParallelLinear,
+  RowParallelLinear,
+  scaleSplit,
+  splitHeads,
+  splitSize,
+  VocabParallelEmbedding,
+} from "shardloom/testing";
 import { createGgufLoader } from "../src/index.js";
 import { fixtureBytes } from "./fixture.js";
+import { assertShard, load } from "./sharding.js";
 
 interface SampleModelModule {
   sampleGguf(): Promise<string>;
@@ -20,6 +31,37 @@ async function sampleModel(): Promise<string | null> {
     if (process.env["CI"] !== undefined) throw error;
     return null;
   }
+}
+
+/** The linear layers of the last block, and the embedding. */
+function lastLayers(context: LayerContext): void {
+  const { worldSize } = context;
+  const [attention, mlp] = ["model.layers.29.self_attn", "model.layers.29.mlp"];
+  const heads = splitHeads(9, 3, worldSize);
+  const queryHeads = heads.map((own) => own.queryHeads);
+  const intermediate = splitSize(1536, worldSize, "intermediate size");
+  const vocabulary = splitSize(49_152, worldSize, "vocabulary");
+  const projection = (prefix: string) => ({ prefix, outputSize: 1536, split: intermediate });
+  new QKVParallelLinear(context, {
+    prefix: `${attention}.qkv_proj`,
+    names: { q: `${attention}.q_proj`, k: `${attention}.k_proj`, v: `${attention}.v_proj` },
+    inputSize: 576,
+    headSize: 64,
+    totalHeads: 9,
+    totalKvHeads: 3,
+    heads,
+  });
+  const square = { inputSize: 576, outputSize: 576 };
+  new RowParallelLinear(context, { prefix: `${attention}.o_proj`, ...square, split: scaleSplit(queryHeads, 64) });
+  new MergedColumnParallelLinear(context, {
+    prefix: `${mlp}.gate_up_proj`,
+    inputSize: 576,
+    parts: [projection(`${mlp}.gate_proj`), projection(`${mlp}.up_proj`)],
+  });
+  const down = { prefix: `${mlp}.down_proj`, inputSize: 1536, outputSize: 576, split: intermediate };
+  new RowParallelLinear(context, down);
+  const embedding = { prefix: "model.embed_tokens", vocabularySize: 49_152, hiddenSize: 576, vocabulary };
+  new VocabParallelEmbedding(context, embedding);
 }
 
 describe("SmolLM2-135M-Instruct as a GGUF file", () => {
@@ -42,6 +84,31 @@ describe("SmolLM2-135M-Instruct as a GGUF file", () => {
     checkpoint.close();
     const digest = createHash("sha256").update(lines.sort().join("")).digest("hex");
     assert.deepEqual({ file: basename(path), tensors: lines.length, sha256: digest }, expected);
+  });
+
+  it("is sharded to the last bit at its true size: 9 heads, 3 of them KV heads, over 1, 2 and 3 ranks", async () => {
+    const checkpoint = await createGgufLoader().open(path);
+    const wholes = new Map<string, Float32Array>();
+    const wholeOf = (prefix: string): Float32Array => {
+      const known = wholes.get(prefix);
+      if (known !== undefined) return known;
+      const tensor = checkpoint.tensors.get(`${prefix}.weight`) ?? assert.fail(prefix);
+      const values = new Float32Array(tensor.shape.reduce((product, extent) => product * extent, 1));
+      tensor.read(new Uint8Array(values.buffer), 0);
+      wholes.set(prefix, values);
+      return values;
+    };
+    for (const worldSize of [1, 2, 3]) {
+      for (let rank = 0; rank < worldSize; rank++) {
+        const { linears } = load(checkpoint, { rank, worldSize }, lastLayers);
+        assert.equal(linears.length, 5);
+        for (const linear of linears) {
+          assertShard(linear, `${linear.layer.prefix} on rank ${rank} of ${worldSize}`, wholeOf);
+          assert.ok(linear.method.executionWeights().every(({ weight }) => weight.format !== "dense"));
+        }
+      }
+    }
+    checkpoint.close();
   });
 
   it("has the configuration that the model was published with", async () => {

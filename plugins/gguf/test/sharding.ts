@@ -104,8 +104,11 @@ export function loadMatrix(
 }
 
 /** What a layer multiplies with, of one weight after the other. */
-export function valuesHeld(weights: readonly ExecutionWeight[]): Float32Array {
-  const values = weights.map(({ weight }) => dequantize(weight));
+export function valuesHeld(weights: readonly ExecutionWeight[]): Float32Array<ArrayBuffer> {
+  return concatenated(weights.map(({ weight }) => dequantize(weight)));
+}
+
+function concatenated(values: readonly Float32Array[]): Float32Array<ArrayBuffer> {
   const all = new Float32Array(values.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
   for (const each of values) {
@@ -115,11 +118,17 @@ export function valuesHeld(weights: readonly ExecutionWeight[]): Float32Array {
   return all;
 }
 
-/** Fails unless a layer's weights are this rank's slices of the whole matrices, to the last bit, zeros included. */
-export function assertShard({ layer, method }: LinearModule, what: string): void {
-  const slices = layer.parts.flatMap((part) => [...sliceOf(layer, part)]);
-  const wanted = new Uint32Array(Float32Array.from(slices).buffer);
-  const held = new Uint32Array(valuesHeld(method.executionWeights()).buffer);
+/**
+ * Fails unless a layer's weights are this rank's slices of whole matrices, to the last bit, zeros included. `wholeOf` gives
+ * the values of a module's weight: those of the fixture by default.
+ */
+export function assertShard(
+  { layer, method }: LinearModule,
+  what: string,
+  wholeOf = (prefix: string): Float32Array => matrixOf(prefix).values,
+): void {
+  const wanted = bitsOf(concatenated(layer.parts.map((part) => sliceOf(layer, part, wholeOf(part.prefix)))));
+  const held = bitsOf(valuesHeld(method.executionWeights()));
   assert.equal(held.length, wanted.length, what);
   const difference = held.findIndex((bits, i) => bits !== wanted[i]);
   assert.equal(difference, -1, `${what}: element ${difference}`);
@@ -130,8 +139,9 @@ export function assertShard({ layer, method }: LinearModule, what: string): void
   }
 }
 
-function sliceOf({ inputs, inputSize }: LinearLayer, { prefix, rows }: LinearPart): Float32Array {
-  const { values } = matrixOf(prefix);
+const bitsOf = ({ buffer }: Float32Array<ArrayBuffer>): Uint32Array => new Uint32Array(buffer);
+
+function sliceOf({ inputs, inputSize }: LinearLayer, { rows }: LinearPart, values: Float32Array): Float32Array {
   const slice = new Float32Array(rangeSize(rows) * rangeSize(inputs));
   for (let row = rows.start; row < rows.end; row++) {
     const line = values.subarray(row * inputSize + inputs.start, row * inputSize + inputs.end);
