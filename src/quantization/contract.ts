@@ -66,7 +66,11 @@ export interface ParameterSpec {
   readonly inputDim: number | null;
   /** Several logical rows or columns share a storage element along `dim`: storage = logical / factor, exactly. */
   readonly packed?: { readonly dim: number; readonly factor: number };
-  /** A 2-D scale with one entry per block of this many outputs and inputs. */
+  /**
+   * A 2-D scale with one entry per block of this many outputs and inputs. A rank takes every block that its rows and
+   * columns touch. One grid of blocks runs through a loaded weight, also where several matrices are fused in it: a part
+   * that begins inside a block takes that block too.
+   */
   readonly blockScale?: { readonly outputs: number; readonly inputs: number };
   /** A 1-D parameter with one slot per logical matrix, each loaded from a scalar. */
   readonly scalarSlots?: boolean;
