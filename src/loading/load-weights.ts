@@ -7,10 +7,13 @@ import { CheckpointError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import { describeShape } from "../core/tensor.js";
 import type { LayerContext } from "../layers/layer-context.js";
+import { seemEqual } from "./same-bytes.js";
 
 export interface LoadWeightsOptions {
   /** Tensors the model knows and does not use. */
   readonly ignores: (name: string) => boolean;
+  /** Of an ignored tensor, the one that it should repeat; null for one that repeats none. */
+  readonly repeats?: (name: string) => string | null;
   /** Called after each tensor. */
   readonly onProgress?: () => void;
   readonly logger?: Logger;
@@ -43,7 +46,27 @@ export function loadWeights(
   checkComplete(context, loaded);
   context.processWeightsAfterLoading();
   if (ignored.length > 0) options.logger?.info({ rank: context.rank, ignored }, "checkpoint tensors ignored by rule");
+  // Every rank would find the same; without bytes nothing is read.
+  if (context.rank === 0 && context.kernels.backend !== "shape-only") warnOfOthers(checkpoint, ignored, options);
   return { ignored };
+}
+
+/** A tensor that is ignored because another one says the same should do so: else config.json and weights disagree. */
+function warnOfOthers(
+  { tensors }: Checkpoint,
+  ignored: readonly string[],
+  { repeats, logger }: LoadWeightsOptions,
+): void {
+  if (repeats === undefined || logger === undefined) return;
+  for (const name of ignored) {
+    const tensor = tensors.get(name);
+    const used = tensors.get(repeats(name) ?? "");
+    if (tensor === undefined || used === undefined || seemEqual(tensor, used)) continue;
+    logger.warn(
+      { tensor: name, file: tensor.file, used: used.name },
+      `${name} is not ${used.name}, which config.json has the model use in its place; it is ignored`,
+    );
+  }
 }
 
 /** Before a byte is read: every tensor has a taker or is ignored by rule. */

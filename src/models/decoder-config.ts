@@ -82,3 +82,8 @@ export function ignoresByRule(name: string, { tiedEmbeddings }: DecoderConfig): 
   if (IGNORED.some((suffix) => name.endsWith(`.${suffix}`))) return true;
   return tiedEmbeddings && name.startsWith("lm_head.");
 }
+
+/** The tensor that another one repeats: with tied weights, the head that some checkpoints hold beside the embedding. */
+export function repeatedBy(name: string, { tiedEmbeddings }: DecoderConfig): string | null {
+  return tiedEmbeddings && name === "lm_head.weight" ? "model.embed_tokens.weight" : null;
+}

@@ -1,7 +1,7 @@
 import type { JsonObject } from "../core/json.js";
 import type { ConfigReader } from "./config-reader.js";
 import { createDecoder, type DecoderConfig } from "./decoder.js";
-import { ignoresByRule, parseDecoderConfig } from "./decoder-config.js";
+import { ignoresByRule, parseDecoderConfig, repeatedBy } from "./decoder-config.js";
 import type { ModelFamily } from "./model.js";
 
 /** A family that the decoder serves: its name in `architectures`, and what its config.json says beyond the common. */
@@ -17,5 +17,6 @@ export function decoderFamily(
     parseConfig: parse,
     create: (json, context, memory) => createDecoder(parse(json), context, memory),
     ignores: (name, json) => ignoresByRule(name, parse(json)),
+    repeats: (name, json) => repeatedBy(name, parse(json)),
   };
 }

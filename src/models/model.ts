@@ -53,4 +53,6 @@ export interface ModelFamily {
   create(json: JsonObject, context: LayerContext, memory: ModelMemory): Model;
   /** Checkpoint tensors that are known and not used, and why: kept out of the surplus check. */
   ignores(name: string, json: JsonObject): boolean;
+  /** Of an ignored tensor, the one that is used in its place and should hold the same; null where none is. */
+  repeats(name: string, json: JsonObject): string | null;
 }

@@ -93,6 +93,7 @@ export async function loadRankModel(
     const model = family.create(json, context, memory);
     const { ignored } = loadWeights(context, quantization.checkpoint ?? checkpoint, {
       ignores: (name) => family.ignores(name, json),
+      repeats: (name) => family.repeats(name, json),
       ...(onProgress === undefined ? {} : { onProgress: () => onProgress(checkpoint.bytesRead) }),
       ...(logger === undefined ? {} : { logger }),
     });
