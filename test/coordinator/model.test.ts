@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { Worker } from "node:worker_threads";
 import { CheckpointError, PluginError, RankError } from "../../src/core/errors.js";
 import { decodeGreedily, startModelRanks } from "./model-ranks.js";
 import { type ThreadCount, watchThreads } from "./threads.js";
@@ -108,6 +110,42 @@ describe("ranks with a model", () => {
       assert.match(error.message, /no disk/);
       return true;
     });
+  });
+
+  it("stop together when a plugin throws half way through registering on rank 3 alone, and start anew as if nothing had been", async () => {
+    const plugin = join(folder, "plugin.mjs");
+    const idle = new Worker("", { eval: true });
+    // Ranks are started in order, and threads are numbered as they are started.
+    const rank3 = idle.threadId + 4;
+    await once(idle, "exit");
+    writeFileSync(
+      plugin,
+      `import { threadId } from "node:worker_threads";
+      const loader = { format: "half", matches: () => false, describe() {}, open() {} };
+      export const plugin = {
+        name: "picky",
+        apiVersion: 1,
+        register(context) {
+          context.registerModelLoader(loader);
+          if (threadId === ${rank3}) throw new TypeError("not on this thread");
+        },
+      };`,
+    );
+    const plugins = [pathToFileURL(plugin).href];
+    await assert.rejects(startModelRanks(llama, 4, { plugins }), (error) => {
+      assert.ok(error instanceof PluginError, String(error));
+      assert.equal(error.code, "PLUGIN_FAILED");
+      assert.match(error.message, /picky.*not on this thread/);
+      assert.deepEqual(error.details, { rank: 3, plugin: "picky" });
+      return true;
+    });
+    assert.equal(threads.alive, 0, "a rank went on");
+    const coordinator = await startModelRanks(llama, 4, { plugins });
+    const [, prompt] = goldenOf("llama/bf16").prompts;
+    assert.ok(prompt !== undefined);
+    const answer = await decodeGreedily(coordinator, prompt.promptIds, 4);
+    await coordinator.close();
+    assert.deepEqual(answer, prompt.generatedIds.slice(0, 4));
   });
 
   it("fail with a typed error when a plugin exits", async () => {

@@ -216,6 +216,8 @@ describe("shard indexer", () => {
       { offset: 0.5, size: 1 },
       { offset: 0, size: Number.NaN },
       { offset: 0, size: 2 ** 40 },
+      // What only a plugin in plain JavaScript can return.
+      ...["null", "{}", '"0"', '{"offset":"0","size":1}'].map((json) => JSON.parse(json)),
     ]) {
       assert.throws(
         loadWith(() => extent),
