@@ -1,8 +1,8 @@
 /** No element of the checkpoint is owned twice or never, but for what ranks are meant to share. */
 import type { ModelConfig } from "../models/model.js";
-import { type Box, boxSize } from "../parallel/coverage.js";
+import type { Box } from "../parallel/coverage.js";
 import { cdiv, type Range } from "../parallel/partition.js";
-import type { HeldCell, RankOwnership, TensorOwnership } from "../rank/ownership.js";
+import type { HeldCell, ParameterSplit, RankOwnership, TensorOwnership } from "../rank/ownership.js";
 import { describePlace, SimulationAssertionError } from "./assertion-error.js";
 import type { ShapeSimulation } from "./shape-simulation.js";
 import type { Simulation } from "./simulation.js";
@@ -75,7 +75,7 @@ function checkHeldOnce(tensor: TensorOwnership, ranks: readonly RankOwnership[])
     const { box, holders } = cell;
     if (holders.length === 1) continue;
     const twice = new Set(holders.map(({ rank }) => rank)).size !== holders.length;
-    const meant = shareHeads(holders, ranks) || (tensor.blockScale && isCutBlock(box));
+    const meant = shareHeads(holders, ranks) || (tensor.blockScale && isOneBlock(box, tensor.split));
     if (holders.length === 0 || twice || !meant) throw failure(tensor, cell, "one rank");
   }
 }
@@ -93,9 +93,10 @@ function shareHeads(holders: HeldCell["holders"], ranks: readonly RankOwnership[
   return start < end;
 }
 
-/** Neighbours share one block along the dimension that is cut. */
-function isCutBlock(box: Box): boolean {
-  return box.some(({ start, end }) => end - start === 1) && boxSize(box) > 0;
+/** A boundary lies in one block, along the dimension that is split. */
+function isOneBlock(box: Box, split: ParameterSplit): boolean {
+  const along = box[split === "rows" ? 0 : 1];
+  return along !== undefined && along.end - along.start === 1;
 }
 
 function failure(tensor: TensorOwnership, { box, holders }: HeldCell, expected: string): SimulationAssertionError {
