@@ -25,6 +25,12 @@ export class ElementReader {
     widen(new Uint16Array(this.#bytes.buffer, 0, count), this.#dtype, values);
     return values;
   }
+
+  /** Gives the memory back. */
+  release(): void {
+    this.#bytes = new Uint8Array(0);
+    this.#values = new Float32Array(0);
+  }
 }
 
 function widen(patterns: Uint16Array, dtype: "bf16" | "f16", values: Float32Array): void {

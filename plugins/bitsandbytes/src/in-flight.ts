@@ -82,9 +82,11 @@ export class InFlightFourBit implements FourBitWeight, TableHolder {
     destination.set(this.#table().subarray(firstBlock, end));
   }
 
-  dropTable(): void {
+  release(): void {
     this.#absmax = null;
     this.#nested = null;
+    this.#codes = new Uint8Array(0);
+    this.#reader.release();
   }
 
   #table(): Float32Array {
@@ -178,8 +180,10 @@ export class InFlightEightBit implements EightBitWeight, TableHolder {
     destination.set(scales.subarray(firstRow, end));
   }
 
-  dropTable(): void {
+  release(): void {
     this.#scales = null;
+    this.#codes = new Int8Array(0);
+    this.#reader.release();
   }
 
   #table(): Float32Array {

@@ -15,7 +15,7 @@ import {
 } from "shardloom/plugin";
 import { type ActivationRows, type OutlierThreshold, outlierThreshold, ROWS_AT_A_TIME } from "./activation-rows.js";
 import { addOutliers, addToOutput, type Int8Matrix, scaleSum, sumOfCodes } from "./int8-product.js";
-import { type Reduction, SPLIT } from "./int8-reduction.js";
+import { Reduction, SPLIT } from "./int8-reduction.js";
 import { QuantizedLinearMethod } from "./linear-method.js";
 import type { RankResources } from "./rank-resources.js";
 import type { Segment } from "./segments.js";
@@ -51,10 +51,11 @@ export class Int8ActivationMethod extends QuantizedLinearMethod {
       if (weight.format === "int8") this.#matrices.set(weight, matrixOf(weight.codes, weight.scales));
     }
     this.resources.activations.reserve(layer.inputs.end - layer.inputs.start);
-    this.#rank = layer.rank;
-    if (layer.kind === "row" && layer.worldSize > 1) {
-      this.#reduction = this.resources.reduction(layer.outputSizePerPartition, layer.worldSize, weights);
-    }
+    const { kind, rank, worldSize, prefix } = layer;
+    this.#rank = rank;
+    if (kind !== "row" || worldSize === 1) return;
+    const buffers = this.resources.reductionBuffers(layer.outputSizePerPartition, worldSize, weights);
+    this.#reduction = new Reduction(buffers, worldSize, prefix);
   }
 
   override apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void {

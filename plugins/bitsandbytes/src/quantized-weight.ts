@@ -35,21 +35,21 @@ export interface EightBitWeight {
 
 export type QuantizedWeight = FourBitWeight | EightBitWeight;
 
-/** Something that keeps a table it computed, for as long as it is read from. */
+/** A weight that keeps buffers and tables it could make again, for as long as it is read from. */
 export interface TableHolder {
-  dropTable(): void;
+  release(): void;
 }
 
 /**
- * Keeps at most one table: tensors are loaded one after another, so the last one read is the only one that will be read
- * from again. What loading holds beside the model is thereby bounded by one tensor.
+ * Lets one weight at a time keep buffers: tensors are loaded one after another, so the last one read is the only one that
+ * will be read from again. What loading holds beside the model is thereby bounded by one tensor.
  */
 export class TableSlot {
   #holder: TableHolder | null = null;
 
-  /** Makes `holder` the one whose table is kept. */
+  /** Makes `holder` the one that keeps its buffers. */
   enter(holder: TableHolder): void {
-    if (this.#holder !== holder) this.#holder?.dropTable();
+    if (this.#holder !== holder) this.#holder?.release();
     this.#holder = holder;
   }
 }

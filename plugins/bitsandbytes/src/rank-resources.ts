@@ -2,13 +2,13 @@
 import { f32Of, type LoadedWeights, type Operand } from "shardloom/plugin";
 import { ActivationRows } from "./activation-rows.js";
 import { CODEBOOKS, type FourBitType } from "./codebooks.js";
-import { Reduction } from "./int8-reduction.js";
+import { ReductionBuffers } from "./int8-reduction.js";
 
 export class RankResources {
   /** Activations on their way through an int8 layer. */
   readonly activations = new ActivationRows();
   readonly #codebooks = new Map<FourBitType, Operand>();
-  readonly #reductions = new Map<number, Reduction>();
+  readonly #reductionBuffers = new Map<number, ReductionBuffers>();
 
   /** f32 `[16]`, bound. */
   codebook(type: FourBitType, { kernels, allocate }: LoadedWeights): Operand {
@@ -21,13 +21,13 @@ export class RankResources {
     return operand;
   }
 
-  /** Buffers and requests by which row-parallel layers of so many outputs meet the other ranks. */
-  reduction(outputs: number, worldSize: number, weights: LoadedWeights): Reduction {
-    let reduction = this.#reductions.get(outputs);
-    if (reduction === undefined) {
-      reduction = new Reduction(outputs, worldSize, weights);
-      this.#reductions.set(outputs, reduction);
+  /** Memory in which row-parallel layers of so many outputs meet the other ranks. */
+  reductionBuffers(outputs: number, worldSize: number, weights: LoadedWeights): ReductionBuffers {
+    let buffers = this.#reductionBuffers.get(outputs);
+    if (buffers === undefined) {
+      buffers = new ReductionBuffers(outputs, worldSize, weights);
+      this.#reductionBuffers.set(outputs, buffers);
     }
-    return reduction;
+    return buffers;
   }
 }

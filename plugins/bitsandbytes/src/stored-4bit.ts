@@ -154,7 +154,7 @@ class NestedScales implements TableHolder {
     out.set(this.#table.subarray(firstBlock, firstBlock + out.length));
   }
 
-  dropTable(): void {
+  release(): void {
     this.#table = null;
   }
 

@@ -39,12 +39,9 @@ export function groupScales(weight: FourBitWeight, name: string, group: number):
   if (repeat === 1) {
     return floatTensor(weight, name, [rows, columns / group], (out, first) => weight.readScales(out, first));
   }
-  let scratch = new Float32Array(0);
   return floatTensor(weight, name, [rows, columns / group], (out, first) => {
     const firstBlock = Math.floor(first / repeat);
-    const blocks = Math.floor((first + out.length - 1) / repeat) + 1 - firstBlock;
-    if (scratch.length < blocks) scratch = new Float32Array(blocks);
-    const scales = scratch.subarray(0, blocks);
+    const scales = new Float32Array(Math.floor((first + out.length - 1) / repeat) + 1 - firstBlock);
     weight.readScales(scales, firstBlock);
     for (let i = 0; i < out.length; i++) out[i] = scales[Math.floor((first + i) / repeat) - firstBlock] ?? 0;
   });

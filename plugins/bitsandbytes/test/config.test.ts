@@ -188,6 +188,10 @@ describe("a checkpoint and its config", () => {
         ]),
       );
     assert.throws(twice, InternalError);
+    const otherGroups = () => {
+      loadRanks(2, source, storedConfig, column("a", 300, 64, split), row("a", 300, 64, splitAt(64, 32)));
+    };
+    assert.throws(otherGroups, InternalError);
     const alike = loadRanks(2, source, storedConfig, column("a", 300, 64, split), column("a", 300, 64, split));
     assert.equal(alike[0]?.length, 2, "tied weights are taken twice in one form");
   });

@@ -1,5 +1,8 @@
 /** Quantizing while loading: what layers read is what bitsandbytes would have stored for the whole tensor. */
 import assert from "node:assert/strict";
+import { setTimeout } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import type { Checkpoint, CheckpointTensor } from "shardloom/plugin";
 import { checkpointOf } from "shardloom/testing";
@@ -125,12 +128,40 @@ describe("quantizing while loading", () => {
   it("keeps the table of one tensor only", () => {
     const slot = new TableSlot();
     const dropped: string[] = [];
-    const holder = (name: string) => ({ dropTable: () => void dropped.push(name) });
+    const holder = (name: string) => ({ release: () => void dropped.push(name) });
     const [a, b] = [holder("a"), holder("b")];
     slot.enter(a);
     slot.enter(a);
     slot.enter(b);
     assert.deepEqual(dropped, ["a"]);
+  });
+
+  it("a hundred weights that were read hold the buffers of one", async () => {
+    setFlagsFromString("--expose-gc");
+    const collect: unknown = runInNewContext("gc");
+    assert.ok(typeof collect === "function");
+    const source = memoryTensor("X.weight", "f32", [256, 256], randomValues(65_536, 5));
+    const slot = new TableSlot();
+    const options = { type: "nf4", blockSize: 64, doubleQuant: true } as const;
+    const readOnce = (weight: InFlightFourBit | InFlightEightBit): void => {
+      weight.readCodes(new Uint8Array(32_768), 0);
+      weight.readScales(new Float32Array(256), 0);
+    };
+    const weights = Array.from({ length: 100 }, (_, i) => {
+      return i % 2 === 0 ? new InFlightFourBit(source, options, slot) : new InFlightEightBit(source, slot);
+    });
+    const held = async (most: number): Promise<number> => {
+      // Memory that is free is counted until it has been swept, which happens beside.
+      for (let i = 0; i < 50 && process.memoryUsage().arrayBuffers > most; i++) {
+        collect();
+        await setTimeout(0);
+      }
+      return process.memoryUsage().arrayBuffers;
+    };
+    const before = await held(0);
+    for (const weight of weights) readOnce(weight);
+    const grown = (await held(before + 1024 * 1024)) - before;
+    assert.ok(grown < 1024 * 1024, `${grown} bytes`);
   });
 
   it("a table that was dropped is computed anew, the same", () => {

@@ -170,6 +170,24 @@ describe("quantizing to 4 bits", () => {
     });
   }
 
+  it("divides by absmax in the last, short block, and multiplies by its reciprocal in the others", () => {
+    // Values beside midpoints, for which the two give other codes.
+    const middles = [...CODEBOOKS.nf4].slice(1).map((value, i) => fround(fround(value + (CODEBOOKS.nf4[i] ?? 0)) / 2));
+    let differing = 0;
+    for (let i = 0; i < 3000; i++) {
+      const scale = fround(0.5 + i / 7000);
+      const value = fround((middles[i % 15] ?? 0) * scale);
+      const divided = nearestCode("nf4", fround(value / scale));
+      const multiplied = nearestCode("nf4", fround(value * fround(1 / scale)));
+      if (divided === multiplied) continue;
+      differing++;
+      const zeros = new Array<number>(62).fill(0);
+      assert.equal((quantize("nf4", Float32Array.from([value, scale]), 64).codes[0] ?? 0) >> 4, divided);
+      assert.equal((quantize("nf4", Float32Array.from([value, scale, ...zeros]), 64).codes[0] ?? 0) >> 4, multiplied);
+    }
+    assert.ok(differing > 10, `${differing}`);
+  });
+
   it("fp4: small positive values take code 8, zero and small negative ones code 0", () => {
     const values = Float32Array.from([1, 0.0026, -0.0026, 0, -0, 2e-30, ...new Array(58).fill(0)]);
     assert.deepEqual([...quantize("fp4", values, 64).codes.subarray(0, 3)], [0x38, 0x00, 0x08]);
