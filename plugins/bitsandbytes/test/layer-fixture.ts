@@ -63,16 +63,18 @@ export interface Heads {
   readonly kvHeads: number;
   readonly headSize: number;
   readonly valueHeadSize?: number;
+  /** How a tensor holds all three. */
+  readonly fusedLayout?: "concatenated" | "interleaved";
 }
 
 /** `prefix.qkv_proj`, made of `prefix.q_proj` and so on. */
-export function qkv(prefix: string, inputSize: number, { heads, kvHeads, headSize, valueHeadSize }: Heads): Build {
+export function qkv(prefix: string, inputSize: number, { heads, kvHeads, headSize, ...options }: Heads): Build {
   return (context) =>
     new QKVParallelLinear(context, {
       prefix: `${prefix}.qkv_proj`,
       inputSize,
       headSize,
-      ...(valueHeadSize === undefined ? {} : { valueHeadSize }),
+      ...options,
       totalHeads: heads,
       totalKvHeads: kvHeads,
       heads: splitHeads(heads, kvHeads, context.worldSize),

@@ -137,6 +137,26 @@ describe("sharding 4-bit weights", () => {
     });
   }
 
+  it("fused on disk, interleaved by KV group: each group's rows begin inside blocks of their own", () => {
+    const fused = storeRandom("a.qkv_proj", 3 * (2 + 1 + 1) * 5, 96, { doubleQuant });
+    const whole = dequantizeSlowly(fused, "a.qkv_proj");
+    const heads: Heads = { heads: 6, kvHeads: 3, headSize: 5, fusedLayout: "interleaved" };
+    // Rows of a part: of every group of 20 rows, those from `first` on.
+    const rowsOf = (first: number, count: number): Float32Array => {
+      const groups = [0, 1, 2].map((group) =>
+        whole.subarray((group * 20 + first) * 96, (group * 20 + first + count) * 96),
+      );
+      return Float32Array.from(groups.flatMap((rows) => [...rows]));
+    };
+    const parts = { q: rowsOf(0, 10), k: rowsOf(10, 5), v: rowsOf(15, 5) };
+    for (const worldSize of [1, 2, 3, 4, 6]) {
+      const ranks = loadRanks(worldSize, checkpointOf(fused), storedConfig, qkv("a", 96, heads));
+      expectShards(ranks, ({ shardId }) =>
+        shardId === "q" || shardId === "k" || shardId === "v" ? parts[shardId] : assert.fail(),
+      );
+    }
+  });
+
   it("fused on disk with an odd K falls back to values", () => {
     const fused = storeRandom("a.qkv_proj", 24, 35);
     const whole = dequantizeSlowly(fused, "a.qkv_proj");
