@@ -3,7 +3,7 @@
  * said here is what was done, not what was planned.
  */
 import { type DType, dtypeBytes } from "../core/dtype.js";
-import { tensorBytes } from "../core/tensor.js";
+import { elementCount, tensorBytes } from "../core/tensor.js";
 import type { LinearModule } from "../layers/layer-context.js";
 import type { LoadedSlice, Parameter } from "../layers/parameter.js";
 import { type Box, boxSize, cellsOf } from "../parallel/coverage.js";
@@ -56,16 +56,25 @@ export interface RankOwnership {
   readonly bytesRead: number;
 }
 
+/** A rank that holds some elements. */
+export interface Holder {
+  readonly rank: number;
+  readonly shardId: ShardId | null;
+  /** Bytes that the elements take in the rank's parameter. */
+  readonly sizeBytes: number;
+}
+
 /** Elements of a checkpoint tensor that the same ranks hold. */
 export interface HeldCell {
   readonly box: Box;
   /** In rank order. */
-  readonly holders: readonly { readonly rank: number; readonly shardId: ShardId | null }[];
+  readonly holders: readonly Holder[];
 }
 
 /** Who holds one checkpoint tensor in one parameter. */
 export interface TensorOwnership {
   readonly tensor: string;
+  /** Of the whole tensor; where ranks see it cut differently finely, cut so finely that all of theirs fit. */
   readonly shape: readonly number[];
   /** dtype it is stored in. */
   readonly dtype: DType;
@@ -73,6 +82,8 @@ export interface TensorOwnership {
   readonly layer: string | null;
   readonly split: ParameterSplit;
   readonly blockScale: boolean;
+  /** Ranks that have the parameter: a format may store the same weight differently on different ranks. */
+  readonly ranks: readonly number[];
   /** They tile the tensor. */
   readonly cells: readonly HeldCell[];
 }
@@ -116,13 +127,11 @@ export function groupOwnership(ranks: readonly RankOwnership[]): GroupOwnership 
   const tensors = tensorsOf(ranks);
   const replicatedBytes = ranks.map(() => 0);
   let sharedTwice = 0;
-  for (const { dtype, cells } of tensors) {
-    for (const { box, holders } of cells) {
-      if (holders.length < 2) continue;
-      const sizeBytes = boxSize(box) * dtypeBytes(dtype);
-      sharedTwice += (holders.length - 1) * sizeBytes;
-      for (const { rank } of holders) replicatedBytes[rank] = (replicatedBytes[rank] ?? 0) + sizeBytes;
-    }
+  for (const { holders } of tensors.flatMap(({ cells }) => cells)) {
+    if (holders.length < 2) continue;
+    for (const { rank, sizeBytes } of holders) replicatedBytes[rank] = (replicatedBytes[rank] ?? 0) + sizeBytes;
+    const sizes = holders.map(({ sizeBytes }) => sizeBytes);
+    sharedTwice += sizes.reduce((sum, each) => sum + each, 0) - Math.max(...sizes);
   }
   const bytes = ranks.map(({ parameterBytes }) => parameterBytes);
   const total = bytes.reduce((sum, each) => sum + each, 0);
@@ -170,34 +179,81 @@ function headsOf(layer: LinearLayer | undefined, shardId: ShardId, headSize: num
 interface Held {
   readonly rank: number;
   readonly slice: LoadedSlice;
+  readonly dtype: DType;
+}
+
+/** What ranks hold of one checkpoint tensor in one parameter. */
+interface Group {
+  readonly parameter: ParameterOwnership;
+  readonly tensor: string;
+  readonly held: Held[];
 }
 
 function tensorsOf(ranks: readonly RankOwnership[]): readonly TensorOwnership[] {
-  const groups = new Map<string, { readonly parameter: ParameterOwnership; readonly held: Held[] }>();
+  const groups = new Map<string, Group>();
+  const having = new Map<string, number[]>();
   for (const { rank, parameters } of ranks) {
     for (const parameter of parameters) {
       if (parameter.sourceIsLocal) continue;
-      for (const slice of parameter.slices) {
-        const key = `${parameter.name}\n${slice.tensor}`;
-        const group = groups.get(key) ?? { parameter, held: [] };
-        group.held.push({ rank, slice });
-        groups.set(key, group);
+      const { name, dtype, slices } = parameter;
+      const others = having.get(name);
+      if (others === undefined) having.set(name, [rank]);
+      else others.push(rank);
+      for (const slice of slices) {
+        const { tensor } = slice;
+        const group = groups.get(`${name}\n${tensor}`) ?? { parameter, tensor, held: [] };
+        group.held.push({ rank, slice, dtype });
+        groups.set(`${name}\n${tensor}`, group);
       }
     }
   }
-  return [...groups.values()].map(({ parameter, held }) => tensorOwnership(parameter, held));
+  return [...groups.values()].map((group) => tensorOwnership(group, having.get(group.parameter.name) ?? []));
 }
 
-function tensorOwnership(parameter: ParameterOwnership, held: readonly Held[]): TensorOwnership {
+function tensorOwnership({ parameter, tensor, held }: Group, ranks: readonly number[]): TensorOwnership {
   const { name, layer, split, blockScale, dtype } = parameter;
-  const { tensor = "", shape = [] } = held[0]?.slice ?? {};
-  const boxes = held.map(({ slice }) => slice.ranges);
-  const cells = cellsOf(shape, boxes).map(({ box, owners }) => {
+  const shape = commonShape(held);
+  const cells = cellsOf(
+    shape,
+    held.map(({ slice }) => refined(slice, shape)),
+  ).map(({ box, owners }) => {
     const holders = owners.flatMap((owner) => {
       const holder = held[owner];
-      return holder === undefined ? [] : [{ rank: holder.rank, shardId: holder.slice.shardId }];
+      return holder === undefined ? [] : [holderOf(holder, box, shape)];
     });
     return { box, holders };
   });
-  return { tensor, shape, dtype, parameter: name, layer, split, blockScale, cells };
+  return { tensor, shape, dtype, parameter: name, layer, split, blockScale, ranks, cells };
+}
+
+function holderOf({ rank, slice, dtype }: Held, box: Box, shape: readonly number[]): Holder {
+  const refinement = elementCount(shape) / Math.max(1, elementCount(slice.shape));
+  return { rank, shardId: slice.shardId, sizeBytes: (boxSize(box) / refinement) * dtypeBytes(dtype) };
+}
+
+/**
+ * A format may show each rank a tensor of its own making: the same dimensions, cut as finely as that rank needs. Then
+ * ranks are compared on the coarsest grid that all of theirs are multiples of.
+ */
+function commonShape(held: readonly Held[]): readonly number[] {
+  const [first, ...others] = held.map(({ slice }) => slice.shape);
+  return others.reduce<readonly number[]>(
+    (shape, other) => shape.map((extent, dim) => leastCommonMultiple(extent, other[dim] ?? extent)),
+    first ?? [],
+  );
+}
+
+function refined({ shape: own, ranges }: LoadedSlice, shape: readonly number[]): Box {
+  return ranges.map(({ start, end }, dim) => {
+    const extent = own[dim] ?? 0;
+    const factor = extent === 0 ? 1 : (shape[dim] ?? extent) / extent;
+    return { start: start * factor, end: end * factor };
+  });
+}
+
+function leastCommonMultiple(a: number, b: number): number {
+  if (a === b || b === 0) return a;
+  let [x, y] = [a, b];
+  while (y !== 0) [x, y] = [y, x % y];
+  return (a / x) * b;
 }

@@ -28,7 +28,7 @@ export interface Reassembled {
  * - the rows and columns that the ranks compute with cover every matrix;
  * - each rank multiplies with the same bits as one rank that holds everything, whatever the format of the weights;
  * - biases and norms are the same bits as well;
- * - unsharded parameters that are stored as floating-point numbers hold what the checkpoint holds, read anew.
+ * - norms, biases and the weights of layers without a quantization format hold, unsharded, what the checkpoint holds.
  *
  * Loads the model on one rank, once for each simulation. Throws SimulationAssertionError naming layer, rank, shard id, the
  * first index of the whole matrix that differs, expected, received.
@@ -169,8 +169,8 @@ function checkAgainstCheckpoint(whole: SimulatedRank, checkpoint: Checkpoint): n
   for (const parameter of whole.parameters) {
     const { dtype, spec } = parameter;
     const layer = layerOf.get(parameter.name);
-    const dense = layer?.executionWeights().every(({ weight }) => weight.format === "dense") ?? true;
-    if (!isFloat(dtype) || (!dense && spec.name !== "bias") || (spec.outputDim ?? 0) !== 0) continue;
+    const translated = layer?.isQuantized === true && spec.name !== "bias";
+    if (!isFloat(dtype) || translated || (spec.outputDim ?? 0) !== 0) continue;
     for (const slice of parameter.slices) {
       const tensor = checkpoint.tensors.get(slice.tensor);
       if (tensor === undefined || !isFloat(tensor.dtype) || `${tensor.shape}` !== `${slice.shape}`) continue;

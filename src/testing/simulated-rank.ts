@@ -8,6 +8,7 @@ import type { LinearModule } from "../layers/layer-context.js";
 import type { LoadedSlice, Parameter } from "../layers/parameter.js";
 import { rangeSize } from "../parallel/partition.js";
 import type { ExecutionWeight, LinearLayer, ParameterSpec } from "../quantization/contract.js";
+import { UnquantizedLinearMethod } from "../quantization/unquantized.js";
 import { type RankOwnership, rankOwnership } from "../rank/ownership.js";
 import type { RankModel } from "../rank/rank-model.js";
 
@@ -76,6 +77,11 @@ export class SimulatedLayer {
   /** `model.layers.0.self_attn.qkv_proj` */
   get prefix(): string {
     return this.plan.prefix;
+  }
+
+  /** Whether a quantization format stores and applies its weights. Also true of the stand-ins in a shape-only simulation. */
+  get isQuantized(): boolean {
+    return !(this.#module.method instanceof UnquantizedLinearMethod);
   }
 
   /** What the kernels multiply with, in the order of rows. Empty in a shape-only simulation. */

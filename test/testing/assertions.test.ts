@@ -115,7 +115,7 @@ describe("assertions about a simulation", () => {
     const simulation = await load({
       model: tiny("mistral"),
       worldSize: 3,
-      plugins: [blockScalePlugin],
+      plugins: [blockScalePlugin()],
       quantization: "block-scale",
     });
     const { shared, split } = expectOwnedOnce(simulation);
@@ -134,6 +134,16 @@ describe("assertions about a simulation", () => {
         [4, 5, [2]],
       ],
     );
+    await expectReassembles(simulation);
+  });
+
+  it("let a format store a weight differently on one rank: what that rank does without is nobody's", async () => {
+    const options = { model: tiny("mistral"), worldSize: 3, quantization: "block-scale" };
+    const simulation = await load({ ...options, plugins: [blockScalePlugin(2)] });
+    expectOwnedOnce(simulation);
+    const scale = simulation.ownership.tensors.find(({ tensor }) => tensor.endsWith("down_proj.weight_scale"));
+    assert.deepEqual(scale?.ranks, [0, 1]);
+    assert.deepEqual(scale?.cells.at(-1)?.holders, []);
     await expectReassembles(simulation);
   });
 

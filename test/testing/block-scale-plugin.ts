@@ -1,6 +1,6 @@
 /**
  * A made-up format for tests of the simulator: beside every weight of an MLP lies a scale for each block of outputs and
- * inputs. All scales are one, and boundaries between ranks may cut blocks.
+ * inputs. All scales are one, and boundaries between ranks may cut blocks. A rank may be told to do without scales.
  */
 import {
   type Checkpoint,
@@ -27,12 +27,18 @@ function blocks({ start, end }: { readonly start: number; readonly end: number }
 }
 
 class BlockScaleMethod implements LinearMethod {
+  readonly #scaled: boolean;
   #weight: LinearWeight | undefined;
+
+  constructor(scaled: boolean) {
+    this.#scaled = scaled;
+  }
 
   createWeights(creation: WeightCreation, layer: LinearLayer): void {
     const { inputs, parts, dtype, outputSizePerPartition } = layer;
     const dims = { outputDim: 0, inputDim: 1 };
     creation.addParameter({ name: "weight", dtype, shape: [outputSizePerPartition, rangeSize(inputs)], ...dims });
+    if (!this.#scaled) return;
     const rows = parts.reduce((sum, part) => sum + blocks(part.rows, BLOCK.outputs), 0);
     const shape = [rows, blocks(inputs, BLOCK.inputs)];
     creation.addParameter({ name: "weight_scale", dtype: "f32", shape, blockScale: BLOCK, ...dims });
@@ -51,22 +57,32 @@ class BlockScaleMethod implements LinearMethod {
   }
 }
 
-/** The plugin: quantization "block-scale". */
-export const blockScalePlugin: Plugin = {
-  name: "block-scale-plugin",
-  apiVersion: PLUGIN_API_VERSION,
-  register(context) {
-    context.registerQuantizationConfig("block-scale", { create: ({ checkpoint }) => blockScale(checkpoint) });
-  },
-};
+/** The plugin: quantization "block-scale". `unscaledRank` stores its weights without scales. */
+export function blockScalePlugin(unscaledRank?: number): Plugin {
+  return {
+    name: "block-scale-plugin",
+    apiVersion: PLUGIN_API_VERSION,
+    register(context) {
+      context.registerQuantizationConfig("block-scale", {
+        create: ({ checkpoint }) => blockScale(checkpoint, unscaledRank),
+      });
+    },
+  };
+}
 
-function blockScale(checkpoint: Checkpoint): QuantizationConfig {
-  const scales = [...checkpoint.tensors.values()].filter(({ name }) => name.includes(".mlp.")).map(scaleOf);
-  const tensors = new Map([...checkpoint.tensors, ...scales.map((scale) => [scale.name, scale] as const)]);
+function blockScale(checkpoint: Checkpoint, unscaledRank: number | undefined): QuantizationConfig {
+  let scaled = true;
   return {
     name: "block-scale",
-    checkpoint: { ...checkpoint, tensors },
-    linearMethod: ({ prefix }) => (prefix.includes(".mlp.") ? new BlockScaleMethod() : null),
+    get checkpoint() {
+      const weights = [...checkpoint.tensors.values()].filter(({ name }) => scaled && name.includes(".mlp."));
+      const scales = weights.map(scaleOf).map((scale) => [scale.name, scale] as const);
+      return { ...checkpoint, tensors: new Map([...checkpoint.tensors, ...scales]) };
+    },
+    linearMethod: ({ prefix, rank }) => {
+      scaled = rank !== unscaledRank;
+      return prefix.includes(".mlp.") ? new BlockScaleMethod(scaled) : null;
+    },
   };
 }
 
