@@ -1,32 +1,11 @@
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { type Engine, launch } from "../../src/index.js";
-import { loadPlugins, resolvePlugin } from "../../src/loading/plugins.js";
 import { fixture } from "../fixture.js";
 import { collect, expectGolden, expectNearGolden, type GoldenPrompt, readGolden } from "./golden.js";
-import { copyAsSafetensors } from "./safetensors-copy.js";
-
-/** Path of the sample model, fetched if need be. Without a network there is none, which only CI may not accept. */
-function sampleModel(context: Mocha.Context): string {
-  const script = fileURLToPath(new URL("../../../scripts/fetch-sample-model.mjs", import.meta.url));
-  try {
-    return execFileSync(process.execPath, [script], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] }).trim();
-  } catch (error) {
-    if (process.env["CI"] !== undefined) throw error;
-    console.warn(`      the sample model cannot be had: ${error instanceof Error ? error.message : String(error)}`);
-    return context.skip();
-  }
-}
-
-/** The weights of a .gguf file as a safetensors directory of bf16, which is what the goldens were computed from. */
-async function roundToBf16(path: string, directory: string): Promise<void> {
-  const { modelLoaders } = await loadPlugins([resolvePlugin("@shardloom/gguf")]);
-  await copyAsSafetensors(modelLoaders.select(path), path, directory, "bf16");
-}
+import { roundToBf16, sampleModel } from "./sample-model.js";
 
 /**
  * The file's own weights are not rounded to bf16. Computed from its values widened to f32, the largest difference that
@@ -90,6 +69,47 @@ describe("SmolLM2-135M-Instruct on worker threads, against transformers", () => 
         });
         await Promise.all(answers);
       });
+    });
+  }
+
+  // What bitsandbytes makes of the bf16 weights, made here while they are loaded.
+  const bitsandbytes = (quantizationOptions: { type: string; doubleQuant?: boolean }) => {
+    return { plugins: ["@shardloom/bitsandbytes"], quantization: "bitsandbytes", quantizationOptions };
+  };
+
+  for (const tensorParallelSize of [1, 2, 3]) {
+    it(`in NF4 with double quantization at ${tensorParallelSize} ranks answers with the golden tokens and logits`, async () => {
+      const nf4 = readGolden(fixture("smollm2/nf4-dq.golden.json"));
+      const options = bitsandbytes({ type: "nf4", doubleQuant: true });
+      const engine = await launch({ model: rounded, tensorParallelSize, ...options });
+      try {
+        const answers = nf4.prompts.map(async (prompt) => {
+          const answer = await collect(engine, prompt.promptIds, samplingOf(prompt));
+          expectGolden(answer, prompt, 1e-3, prompt.name ?? "");
+        });
+        await Promise.all(answers);
+      } finally {
+        await engine.close();
+      }
+    });
+  }
+
+  for (const { name, ...options } of [
+    { name: "nf4-dq", type: "nf4", doubleQuant: true },
+    { name: "fp4", type: "fp4" },
+    { name: "int8", type: "int8" },
+  ]) {
+    it(`scores the golden text in ${name} within 0.2% of the golden negative log-likelihood`, async () => {
+      const { ids, results } = JSON.parse(readFileSync(fixture("smollm2/nll.json"), "utf8"));
+      const engine = await launch({ model: rounded, tensorParallelSize: 2, ...bitsandbytes(options) });
+      try {
+        const { nllMean } = await engine.score(ids);
+        const expected: number = results[name].meanNll;
+        console.log(`      mean negative log-likelihood ${nllMean}, golden ${expected}`);
+        assert.ok(Math.abs(nllMean - expected) <= 0.002 * expected, `${nllMean} against ${expected}`);
+      } finally {
+        await engine.close();
+      }
     });
   }
 
