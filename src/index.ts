@@ -1,8 +1,12 @@
 /** The public API. Wiring only: it finds the model, loads plugins, sizes the engine and starts the ranks. */
+import { availableParallelism } from "node:os";
+import { resolve } from "node:path";
 import type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
 import { resolveModel } from "./checkpoint/model-dir.js";
+import { checkOutput } from "./checkpoint/output-directory.js";
 import { weightBytes } from "./checkpoint/weight-bytes.js";
 import { type RankProgress, startCoordinator } from "./coordinator/coordinator.js";
+import { type QuantizeProgress, type QuantizeReport, quantizeCheckpoint } from "./coordinator/quantize-checkpoint.js";
 import type { CoordinatorTimeouts } from "./coordinator/timeouts.js";
 import type { FloatDType } from "./core/dtype.js";
 import { isDType, isFloat } from "./core/dtype.js";
@@ -13,11 +17,13 @@ import { checkWorldSize } from "./core/rank.js";
 import { type CapacityOptions, planCapacity } from "./engine/capacity.js";
 import { createEngine, type Engine } from "./engine/engine.js";
 import { createKernels } from "./kernels/select.js";
-import { loadPlugins, resolvePlugin } from "./loading/plugins.js";
+import { dummyLoader } from "./loading/dummy-loader.js";
+import { loadPlugins, resolvePlugins } from "./loading/plugins.js";
 import { selectFamily } from "./models/registry.js";
 import type { QuantizationChoice } from "./quantization/registry.js";
 
 export type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
+export type { QuantizeProgress, QuantizeReport } from "./coordinator/quantize-checkpoint.js";
 export {
   CheckpointError,
   CollectiveError,
@@ -102,7 +108,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
   const logger = createLogger(options.logLevel);
   const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
-  const plugins = pluginUrls(options.plugins ?? []);
+  const plugins = resolvePlugins(options.plugins ?? []);
   const registries = await loadPlugins(plugins);
   const { signal, revision, onProgress, onDownload } = options;
   const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
@@ -132,20 +138,110 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   }
 }
 
+/** How a model is quantized. `model`, `out` and `format` are needed. */
+export interface QuantizeOptions {
+  /** A directory, a file, or a hub id `org/name[@revision]`. */
+  readonly model: string;
+  readonly revision?: string | undefined;
+  /** Directory to make. It appears when it is complete. */
+  readonly out: string;
+  /** A format that a plugin has registered. */
+  readonly format: string;
+  /** What the format is told; keys are the format's. */
+  readonly options?: JsonObject | undefined;
+  /**
+   * Patterns of the modules to leave as they are, with `*` and `?`: of whole names, dotted prefixes or single components.
+   * Default: the format's own choice, which a list replaces.
+   */
+  readonly skip?: readonly string[] | undefined;
+  /** dtype that all weights are converted to first; "auto", the default, takes them as they are. */
+  readonly dtype?: "auto" | FloatDType | undefined;
+  /** Replaces the model that is at `out`. */
+  readonly overwrite?: boolean | undefined;
+  /** The most bytes of tensors in one file. Default 5 GB. */
+  readonly maxShardBytes?: number | undefined;
+  /** Default: one a core. */
+  readonly threads?: number | undefined;
+  readonly plugins?: readonly string[] | undefined;
+  readonly loadFormat?: string | undefined;
+  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
+  /** Called when a tensor is done. */
+  readonly onProgress?: ((progress: QuantizeProgress) => void) | undefined;
+  /** Gives up, and leaves nothing behind, when aborted. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+const DEFAULT_SHARD_BYTES = 5_000_000_000;
+
+/**
+ * Writes a model with quantized weights, in the files that the format's own library writes. Throws what
+ * `quantizeCheckpoint` throws, and what `launch` throws until it starts ranks.
+ */
+export async function quantize(options: QuantizeOptions): Promise<QuantizeReport> {
+  const { signal, revision, format, overwrite = false, dtype = "auto", onDownload, onProgress } = options;
+  const out = resolve(options.out);
+  const maxShardBytes = checkCount("maxShardBytes", options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
+  const threads = checkCount("threads", options.threads ?? availableParallelism());
+  const convertTo = dtype === "auto" ? null : checkDtype("dtype", dtype);
+  checkOutput(out, { overwrite });
+  const plugins = resolvePlugins(options.plugins ?? []);
+  const registries = await loadPlugins(plugins);
+  registries.checkpointQuantizers.select(format);
+  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
+  const loader = registries.modelLoaders.select(path, options.loadFormat);
+  if (loader === dummyLoader) {
+    throw new OptionError(
+      "INVALID_OPTION",
+      "expected loadFormat to be that of a model with weights but received dummy",
+      {
+        option: "loadFormat",
+        received: loader.format,
+      },
+    );
+  }
+  return quantizeCheckpoint({
+    path,
+    loader,
+    description: await loader.describe(path),
+    registries,
+    plugins,
+    format,
+    options: options.options ?? {},
+    skip: options.skip ?? null,
+    dtype: convertTo,
+    out,
+    overwrite,
+    maxShardBytes,
+    threads,
+    onProgress,
+    signal,
+  });
+}
+
 /** Adds what only the model's files tell to what the coordinator reports. */
 function reporter(report: (progress: LoadProgress) => void, totalBytes: number): (progress: RankProgress) => void {
   return ({ rank, bytes }) => report({ rank, bytesRead: bytes, totalBytes });
 }
 
-/** File URLs of the plugins named in options and environment, each once. Throws PluginError `PLUGIN_NOT_FOUND`. */
-function pluginUrls(named: readonly string[]): readonly string[] {
-  const inEnvironment = (process.env["SHARDLOOM_PLUGINS"] ?? "").split(",").map((name) => name.trim());
-  const specifiers = [...named, ...inEnvironment.filter((name) => name !== "")];
-  return [...new Set(specifiers.map((specifier) => resolvePlugin(specifier)))];
+/** Throws OptionError `INVALID_OPTION` for options of no method. */
+function choiceOf({ quantization, quantizationOptions = {} }: LaunchOptions): QuantizationChoice | null {
+  if (quantization !== undefined) return { method: quantization, options: quantizationOptions };
+  const [option] = Object.keys(quantizationOptions);
+  if (option === undefined) return null;
+  throw new OptionError(
+    "INVALID_OPTION",
+    `expected the name of a method as quantization beside quantizationOptions, which have ${JSON.stringify(option)}, but received none`,
+    { option: "quantization", expected: "a method", received: "none" },
+  );
 }
 
-function choiceOf({ quantization, quantizationOptions = {} }: LaunchOptions): QuantizationChoice | null {
-  return quantization === undefined ? null : { method: quantization, options: quantizationOptions };
+function checkCount(option: string, value: unknown): number {
+  if (typeof value === "number" && Number.isSafeInteger(value) && value > 0) return value;
+  throw new OptionError(
+    "INVALID_OPTION",
+    `expected ${option} to be a whole number of at least 1 but received ${describeValue(value)}`,
+    { option, expected: "1..", received: String(value) },
+  );
 }
 
 function checkDtype(option: string, value: unknown): FloatDType {

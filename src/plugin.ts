@@ -35,6 +35,12 @@ export type { ModelDescription, ModelLoader } from "./loading/model-loader.js";
 export { PLUGIN_API_VERSION, type Plugin, type PluginContext } from "./loading/plugins.js";
 export { type Range, rangeSize } from "./parallel/partition.js";
 export type {
+  CheckpointQuantizationPlan,
+  CheckpointQuantizationRequest,
+  CheckpointQuantizer,
+  QuantizedTensor,
+} from "./quantization/checkpoint-quantizer.js";
+export type {
   ExecutionWeight,
   Extent,
   LinearLayer,

@@ -48,7 +48,7 @@ export function findDuplicateKey(text: string): string | null {
 }
 
 /** Position of the quote that ends the string which starts at `start`. */
-function closingQuote(text: string, start: number): number {
+export function closingQuote(text: string, start: number): number {
   let position = start + 1;
   while (position < text.length) {
     const character = text.charCodeAt(position);
@@ -59,7 +59,7 @@ function closingQuote(text: string, start: number): number {
 }
 
 /** Position of the first character from `start` on that is not one of JSON's four spaces. */
-function skipWhitespace(text: string, start: number): number {
+export function skipWhitespace(text: string, start: number): number {
   let position = start;
   for (;;) {
     const character = text.charCodeAt(position);
@@ -69,6 +69,6 @@ function skipWhitespace(text: string, start: number): number {
 }
 
 /** The string that a JSON literal, quotes included, stands for. */
-function unescaped(literal: string): string {
+export function unescaped(literal: string): string {
   return literal.includes("\\") ? String(JSON.parse(literal)) : literal.slice(1, -1);
 }

@@ -1,11 +1,12 @@
-/** Shows on a terminal how far a download, and then loading, has got. */
+/** Shows on a terminal how far a download, and then loading or quantizing, has got. */
 import { SingleBar } from "cli-progress";
-import type { DownloadProgress, LoadProgress } from "../index.js";
+import type { DownloadProgress, LoadProgress, QuantizeProgress } from "../index.js";
 import { formatBytes } from "./quantities.js";
 
 export interface LoadingBar {
   downloaded(progress: DownloadProgress): void;
   loaded(progress: LoadProgress): void;
+  quantized(progress: QuantizeProgress): void;
   /** Removes the bar. */
   stop(): void;
 }
@@ -45,6 +46,10 @@ class TerminalLoadingBar implements LoadingBar {
     // What several ranks hold copies of is read more than once.
     const sum = this.#bytesRead.reduce((total, bytes) => total + bytes, 0);
     this.#show("Loading", Math.min(sum, totalBytes), totalBytes);
+  }
+
+  quantized({ bytesDone, totalBytes }: QuantizeProgress): void {
+    this.#show("Quantizing", bytesDone, totalBytes);
   }
 
   stop(): void {

@@ -1,32 +1,47 @@
 /** The flags that every command takes: which model, how it is loaded, what is said while it is. */
 import type { Command } from "commander";
+import { createLogger } from "../core/logger.js";
 import type { LaunchOptions } from "../index.js";
-import { collect, oneOf, wholeNumber, worldSize } from "./option-values.js";
+import { defaultPlugins } from "./default-plugins.js";
+import {
+  collect,
+  collectWith,
+  type KeyValue,
+  keyValue,
+  oneOf,
+  optionsOf,
+  wholeNumber,
+  worldSize,
+} from "./option-values.js";
 
 const KV_CACHE_DTYPES = ["f32", "bf16", "f16"] as const;
 const DTYPES = ["auto", ...KV_CACHE_DTYPES] as const;
 
-/** Values of the flags, under the names that commander gives them. */
-export interface ModelFlags {
+/** Which model, and where it comes from. Under the names that commander gives the flags. */
+export interface SourceFlags {
   readonly model: string;
   readonly revision?: string;
-  readonly tp: number;
   readonly plugin?: readonly string[];
   readonly defaultPlugins: boolean;
   readonly loadFormat: string;
-  readonly dtype: (typeof DTYPES)[number];
-  readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
-  readonly kvCacheBytes?: number;
-  readonly maxModelLen?: number;
   readonly logLevel?: string;
   readonly verbose?: boolean;
 }
 
+/** The same of a model that is run. */
+export interface ModelFlags extends SourceFlags {
+  readonly tp: number;
+  readonly dtype: (typeof DTYPES)[number];
+  readonly quantization?: string;
+  readonly quantizationOption?: readonly KeyValue[];
+  readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
+  readonly kvCacheBytes?: number;
+  readonly maxModelLen?: number;
+}
+
+/** Flags of a model that is run. */
 export function addModelOptions(command: Command): void {
-  command
-    .optionsGroup("Model:")
-    .requiredOption("-m, --model <model>", "directory, file, or hub id org/name[@revision]")
-    .option("--revision <revision>", "branch, tag or commit of a hub id")
+  addModel(command)
     .option("--tp <ranks>", "tensor-parallel ranks, each a thread with its part of the model", worldSize("--tp"), 1)
     .option(
       "--dtype <type>",
@@ -34,9 +49,32 @@ export function addModelOptions(command: Command): void {
       oneOf("--dtype", DTYPES),
       "auto",
     )
+    .option("--quantization <method>", "quantize a model that is not quantized while it is loaded")
+    .option(
+      "--quantization-option <key=value>",
+      "what the method is told, the value in JSON or plain text; may be given several times",
+      collectWith(keyValue("--quantization-option")),
+    )
     .option("--kv-cache-dtype <type>", "f32, bf16, f16", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
     .option("--kv-cache-bytes <n>", "memory for the KV cache over all ranks", wholeNumber("--kv-cache-bytes", 1))
-    .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1))
+    .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1));
+  addLoading(command);
+}
+
+/** Flags of a model that is read, for a command that says itself what is done with it. */
+export function addSourceOptions(command: Command): void {
+  addLoading(addModel(command));
+}
+
+function addModel(command: Command): Command {
+  return command
+    .optionsGroup("Model:")
+    .requiredOption("-m, --model <model>", "directory, file, or hub id org/name[@revision]")
+    .option("--revision <revision>", "branch, tag or commit of a hub id");
+}
+
+function addLoading(command: Command): void {
+  command
     .option(
       "--load-format <format>",
       "name of the model loader; auto takes the first that recognizes the model",
@@ -49,8 +87,14 @@ export function addModelOptions(command: Command): void {
     .option("--verbose", "log level info, and a stack trace with an error");
 }
 
+/** Plugins to load. Those that the user names come first, and are the first to be asked whether they recognize the model. */
+export function pluginsOf(flags: SourceFlags): readonly string[] {
+  const named = flags.plugin ?? [];
+  return flags.defaultPlugins ? [...named, ...defaultPlugins(createLogger(logLevelOf(flags)))] : named;
+}
+
 /** Level of the log: the flag's, or info with --verbose; undefined leaves it to the environment. */
-export function logLevelOf(flags: ModelFlags): string | undefined {
+export function logLevelOf(flags: SourceFlags): string | undefined {
   return flags.logLevel ?? (flags.verbose === true ? "info" : undefined);
 }
 
@@ -61,6 +105,8 @@ export function launchOptionsOf(flags: ModelFlags): LaunchOptions {
     revision: flags.revision,
     tensorParallelSize: flags.tp,
     dtype: flags.dtype,
+    quantization: flags.quantization,
+    quantizationOptions: optionsOf(flags.quantizationOption),
     kvCacheDtype: flags.kvCacheDtype,
     kvCacheBytes: flags.kvCacheBytes,
     maxModelLength: flags.maxModelLen,

@@ -1,5 +1,6 @@
 /** From the text behind a flag to its value. What these functions return throws OptionError that names the flag. */
 import { OptionError } from "../core/errors.js";
+import type { JsonObject, JsonValue } from "../core/json.js";
 import { checkWorldSize } from "../core/rank.js";
 
 /** A whole number in decimal digits. Throws OptionError `INVALID_OPTION`. */
@@ -56,6 +57,61 @@ export function parseTokenIds(text: string, source: string): readonly number[] {
 /** For a flag that may be given several times. */
 export function collect(text: string, previous: readonly string[] = []): readonly string[] {
   return [...previous, text];
+}
+
+/** The same, each text turned into a value. */
+export function collectWith<Value>(
+  parse: (text: string) => Value,
+): (text: string, previous?: readonly Value[]) => readonly Value[] {
+  return (text, previous = []) => [...previous, parse(text)];
+}
+
+/** One option of somebody else's. */
+export type KeyValue = readonly [key: string, value: JsonValue];
+
+/** `key=value`, the value in JSON; what is no JSON is text. Throws OptionError `INVALID_OPTION`. */
+export function keyValue(flag: string): (text: string) => KeyValue {
+  return (text) => {
+    const [, key, value] = /^([^=]+)=(.*)$/s.exec(text) ?? [];
+    if (key === undefined || value === undefined) throw invalid(flag, "a key and a value with = between them", text);
+    return [key, jsonOrText(value)];
+  };
+}
+
+function jsonOrText(text: string): JsonValue {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** The last value of each key. */
+export function optionsOf(pairs: readonly KeyValue[] = []): JsonObject {
+  return Object.fromEntries(pairs);
+}
+
+const SIZE_UNITS: ReadonlyMap<string, number> = new Map([
+  ["", 1],
+  ["B", 1],
+  ["KB", 1e3],
+  ["MB", 1e6],
+  ["GB", 1e9],
+  ["TB", 1e12],
+  ["KIB", 2 ** 10],
+  ["MIB", 2 ** 20],
+  ["GIB", 2 ** 30],
+  ["TIB", 2 ** 40],
+]);
+
+/** Bytes: a number with a decimal or binary unit, `5GB`, `500MiB`, or none. Throws OptionError `INVALID_OPTION`. */
+export function byteSize(flag: string): (text: string) => number {
+  return (text) => {
+    const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?) ?([a-z]*)$/i.exec(text) ?? [];
+    const sizeBytes = Math.floor(Number(number) * (SIZE_UNITS.get(unit.toUpperCase()) ?? 0));
+    if (Number.isSafeInteger(sizeBytes) && sizeBytes > 0) return sizeBytes;
+    throw invalid(flag, "a size such as 5GB, 500MB or 2GiB", text);
+  };
 }
 
 function invalid(flag: string, expected: string, text: string, code = "INVALID_OPTION"): OptionError {

@@ -13,6 +13,7 @@ const FLAGS: ReadonlyMap<string, string> = new Map([
   ["kvCacheDtype", "--kv-cache-dtype"],
   ["loadFormat", "--load-format"],
   ["logLevel", "--log-level"],
+  ["quantization", "--quantization"],
   ["promptTokenIds", "--prompt-ids"],
   ["tokenIds", "--token-ids"],
   ["stopTokenIds", "--stop-token-ids"],

@@ -1,11 +1,12 @@
 /**
- * Plugins: plain objects that register model loaders and quantization configs. They are named in options and loaded
+ * Plugins: plain objects that register model loaders, quantization configs and checkpoint quantizers. They are named in options and loaded
  * once in every thread; each thread fills registries of its own, and registering is idempotent.
  */
 import { createRequire } from "node:module";
 import { isAbsolute, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { describeValue, PluginError, ShardloomError } from "../core/errors.js";
+import { type CheckpointQuantizer, CheckpointQuantizerRegistry } from "../quantization/checkpoint-quantizer.js";
 import type { QuantizationConfigFactory } from "../quantization/contract.js";
 import { QuantizationRegistry } from "../quantization/registry.js";
 import type { ModelLoader } from "./model-loader.js";
@@ -20,6 +21,8 @@ export interface PluginContext {
   registerModelLoader(loader: ModelLoader): void;
   /** Adds a quantization format. Throws PluginError `DUPLICATE_REGISTRATION` if another factory has its name. */
   registerQuantizationConfig(name: string, factory: QuantizationConfigFactory): void;
+  /** Adds a format that checkpoints can be quantized into. Throws PluginError `DUPLICATE_REGISTRATION` if its name is taken. */
+  registerCheckpointQuantizer(format: string, quantizer: CheckpointQuantizer): void;
 }
 
 /** A plugin. A package exports one as `plugin`. */
@@ -36,11 +39,16 @@ export interface Plugin {
 export interface Registries {
   readonly modelLoaders: ModelLoaderRegistry;
   readonly quantization: QuantizationRegistry;
+  readonly checkpointQuantizers: CheckpointQuantizerRegistry;
 }
 
 /** Registries that hold what shardloom itself brings. */
 export function createRegistries(): Registries {
-  return { modelLoaders: createModelLoaderRegistry(), quantization: new QuantizationRegistry() };
+  return {
+    modelLoaders: createModelLoaderRegistry(),
+    quantization: new QuantizationRegistry(),
+    checkpointQuantizers: new CheckpointQuantizerRegistry(),
+  };
 }
 
 /** Lets a plugin register. Throws PluginError when it is not a plugin, was built for another API, or its hook throws. */
@@ -51,6 +59,9 @@ export function registerPlugin(registries: Registries, plugin: Plugin): void {
     plugin.register({
       registerModelLoader: (loader) => registries.modelLoaders.register(loader, name),
       registerQuantizationConfig: (method, factory) => registries.quantization.register(method, factory, name),
+      registerCheckpointQuantizer: (format, quantizer) => {
+        registries.checkpointQuantizers.register(format, quantizer, name);
+      },
     });
   } catch (error) {
     if (error instanceof ShardloomError) throw error;
@@ -86,6 +97,16 @@ export function resolvePlugin(specifier: string, directory = process.cwd()): str
     `cannot find plugin ${JSON.stringify(specifier)} (${reason}); expected an installed package or a path`,
     { plugin: specifier, received: specifier },
   );
+}
+
+/**
+ * File URLs of the plugins that a user names, and of those in SHARDLOOM_PLUGINS, each once. Throws PluginError
+ * `PLUGIN_NOT_FOUND`.
+ */
+export function resolvePlugins(named: readonly string[]): readonly string[] {
+  const inEnvironment = (process.env["SHARDLOOM_PLUGINS"] ?? "").split(",").map((name) => name.trim());
+  const specifiers = [...named, ...inEnvironment.filter((name) => name !== "")];
+  return [...new Set(specifiers.map((specifier) => resolvePlugin(specifier)))];
 }
 
 /** Imports a resolved plugin. Throws PluginError `PLUGIN_FAILED` or `INVALID_PLUGIN`. */

@@ -29,9 +29,11 @@ export interface InFlightOptions {
 
 const DEFAULT_THRESHOLD = 6;
 const DEFAULT_BLOCK_SIZE = 64;
-const DEFAULT_SKIP_MODULES = ["lm_head"];
+/** What is not quantized unless a user says otherwise. */
+export const DEFAULT_SKIP_MODULES: readonly string[] = ["lm_head"];
 
 const INT8_KEYS = ["int8Activations", "outlierThreshold"];
+const CHECKPOINT_KEYS = ["blockSize", "doubleQuant"];
 const IN_FLIGHT_KEYS = ["type", "blockSize", "doubleQuant", "skipModules"];
 
 /**
@@ -93,6 +95,15 @@ export function parseInFlightOptions(options: JsonObject): InFlightOptions {
   if (typeof doubleQuant !== "boolean") throw invalidOption("doubleQuant", "true or false", doubleQuant);
   if (!isStrings(skipModules)) throw invalidOption("skipModules", "a list of module names", skipModules);
   return { type, blockSize, doubleQuant, skipModules };
+}
+
+/**
+ * Reads how a checkpoint is to be quantized into a format. Throws OptionError `UNKNOWN_OPTION`, or `INVALID_OPTION` for a wrong
+ * value or one that has no meaning for the format.
+ */
+export function parseCheckpointOptions(type: InFlightOptions["type"], options: JsonObject): InFlightOptions {
+  checkKeys(options, CHECKPOINT_KEYS, ` for ${type}`);
+  return parseInFlightOptions({ ...options, type });
 }
 
 /**

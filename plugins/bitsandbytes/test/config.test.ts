@@ -8,7 +8,7 @@ import {
   InternalError,
   type JsonObject,
   type LinearLayer,
-  type QuantizationConfigFactory,
+  type PluginContext,
 } from "shardloom/plugin";
 import { checkpointOf, loadLayers } from "shardloom/testing";
 import { plugin, SKIP_LIST_WARNING } from "../src/index.js";
@@ -27,21 +27,26 @@ import {
 import { column, expectShards, loadRanks, merged, row, splitAt } from "./layer-fixture.js";
 
 describe("the plugin", () => {
-  it("registers one quantization config, the same each time", () => {
-    const registered: [string, QuantizationConfigFactory][] = [];
-    const context = {
+  it("registers one quantization config and three checkpoint quantizers, the same each time", () => {
+    const registered: [string, unknown][] = [];
+    const context: PluginContext = {
       registerModelLoader: () => assert.fail("it brings no loader"),
-      registerQuantizationConfig: (name: string, factory: QuantizationConfigFactory) =>
-        void registered.push([name, factory]),
+      registerQuantizationConfig: (name, factory) => void registered.push([name, factory]),
+      registerCheckpointQuantizer: (format, quantizer) => void registered.push([format, quantizer]),
     };
     plugin.register(context);
+    const first = registered.splice(0);
     plugin.register(context);
     assert.equal(plugin.apiVersion, 1);
     assert.deepEqual(
-      registered.map(([name]) => name),
-      ["bitsandbytes", "bitsandbytes"],
+      first.map(([name]) => name),
+      ["bitsandbytes", "nf4", "fp4", "int8"],
     );
-    assert.equal(registered[0]?.[1], registered[1]?.[1]);
+    registered.forEach(([name, object], i) => {
+      assert.equal(name, first[i]?.[0]);
+      assert.equal(object, first[i]?.[1]);
+    });
+    assert.equal(registered.length, first.length);
   });
 });
 
