@@ -1,11 +1,12 @@
-// Benches: npm run bench -- [decode] [--model PATH] [--tp 1,2] [--tokens N] [--runs N] [--plugin NAME]
+// Benches: npm run bench -- [decode|predict] [--model PATH] [--tp 1,2] [--tokens N] [--runs N] [--plugin NAME]
 import { spawnSync } from "node:child_process";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { decode } from "./decode.mjs";
+import { predict } from "./predict.mjs";
 
-const benches = { decode };
+const benches = { decode, predict };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
