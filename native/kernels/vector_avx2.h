@@ -36,6 +36,12 @@ struct Vec {
   void store_first(bf16* p, std::int64_t count) const { store_first_16bit(p, narrow_bf16(), count); }
   void store_first(f16* p, std::int64_t count) const { store_first_16bit(p, narrow_f16(), count); }
 
+  // The same value, pinned to a register: a compiler may otherwise load it again for every use.
+  static Vec kept(Vec a) {
+    __asm__("" : "+x"(a.v));
+    return a;
+  }
+
   friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
   friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }

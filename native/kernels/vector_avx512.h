@@ -42,6 +42,12 @@ struct Vec {
   void store_first(bf16* p, std::int64_t count) const { _mm256_mask_storeu_epi16(p, first(count), narrow_bf16()); }
   void store_first(f16* p, std::int64_t count) const { _mm256_mask_storeu_epi16(p, first(count), narrow_f16()); }
 
+  // The same value, pinned to a register: a compiler may otherwise load it again for every use.
+  static Vec kept(Vec a) {
+    __asm__("" : "+v"(a.v));
+    return a;
+  }
+
   friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
   friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
