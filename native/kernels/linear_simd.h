@@ -5,12 +5,13 @@
 // computes exactly this, whatever tile an element falls into, so results are bit-identical for any number of rows and
 // any split of the outputs.
 //
-// Two paths. Few rows: weights are decoded on the fly and used for all rows at once, read as kStreams sequential
-// streams with prefetch; memory bandwidth is the limit. More rows: a panel of weights is decoded to f32 once, stays in
-// the L2 cache and is used for every row; arithmetic is the limit.
+// Two paths. Few rows: weights are decoded on the fly and used for a tile of rows at once; memory bandwidth is the limit.
+// Many rows: a panel of weights is decoded to f32 once, stays in the L2 cache and is used for every row; arithmetic is
+// the limit.
 #pragma once
 
 #include "numbers.h"
+#include "unroll.h"
 
 namespace shardloom {
 namespace {
@@ -22,124 +23,161 @@ struct Linear {
   // A tile needs kTileRows * kTileOutputs accumulators, kTileRows inputs and one weight in registers.
   static constexpr int kTileRows = V::kRegisters == 32 ? 6 : 3;
   static constexpr int kTileOutputs = 4;
+  // From this many rows on, decoding into a panel pays.
+  static constexpr std::int64_t kPanelFromRows = V::kRegisters == 32 ? 48 : 32;
   // Panel rows start a cache line apart from a power of two, so that they do not compete for the same cache sets.
   static constexpr std::int64_t kPanelStride = kChunk + 16;
-  static constexpr std::int64_t kPanelRows = V::kRegisters == 32 ? 96 : 64;
+  static constexpr std::int64_t kPanelRows = V::kRegisters == 32 ? 120 : 64;
   static_assert(kPanelRows * kPanelStride * sizeof(float) <= kWorkspaceBytes);
-  static constexpr std::int64_t kPrefetchBytes = 4096;
   static constexpr std::int64_t kLineBytes = 64;
+  // How far ahead weights are read from memory, and from a panel.
+  static constexpr int kMemoryAheadBytes = 4096;
+  static constexpr int kPanelAheadBytes = 256;
+
+  template <class T>
+  static constexpr std::int64_t elements_of(std::int64_t bytes) {
+    return bytes / static_cast<std::int64_t>(sizeof(T));
+  }
+
+  // Sums are folded four at a time.
+  static constexpr int sum_slots(int sums) { return (sums + 3) / 4 * 4; }
 
   // Inputs of the chunk that begins at `input`.
   static std::int64_t chunk_at(const LinearArgs& args, std::int64_t input) {
     return args.inputs - input < kChunk ? args.inputs - input : kChunk;
   }
 
-  // Sums are folded four at a time.
-  static constexpr int sum_slots(int sums) { return (sums + 3) / 4 * 4; }
-
-  // sums[m * N + n] = dot product of `count` inputs of row m of x with row n of w. `kStreamed` weights come from memory.
-  template <int M, int N, bool kStreamed, class T>
-  static inline void dot_chunk(const float* x, std::int64_t x_stride, const T* w, std::int64_t w_stride,
-                               std::int64_t count, float (&sums)[sum_slots(M * N)]) {
-    constexpr std::int64_t kLine = kLineBytes / static_cast<std::int64_t>(sizeof(T));
-    constexpr std::int64_t kAhead = kPrefetchBytes / static_cast<std::int64_t>(sizeof(T));
-    V acc[sum_slots(M * N)];
-    for (V& a : acc) a = V::zero();
+  // Calls work(k) for the first input k of each chunk; once without inputs, since outputs are still their bias.
+  template <class Work>
+  static void for_each_chunk(const LinearArgs& args, Work work) {
     std::int64_t k = 0;
-    for (; k + kLine <= count; k += kLine) {
-      if constexpr (kStreamed) {
-        for (int n = 0; n < N; n++) __builtin_prefetch(w + n * w_stride + k + kAhead);
-      }
-      for (std::int64_t i = k; i < k + kLine; i += V::kLanes) {
-        V in[M];
-        for (int m = 0; m < M; m++) in[m] = V::load(x + m * x_stride + i);
-        for (int n = 0; n < N; n++) {
-          const V weight = V::load(w + n * w_stride + i);
-          for (int m = 0; m < M; m++) acc[m * N + n] = V::fma(in[m], weight, acc[m * N + n]);
-        }
-      }
-    }
-    for (; k < count; k += V::kLanes) {
-      const std::int64_t rest = count - k < V::kLanes ? count - k : V::kLanes;
-      V in[M];
-      for (int m = 0; m < M; m++) in[m] = V::load_first(x + m * x_stride + k, rest);
-      for (int n = 0; n < N; n++) {
-        const V weight = V::load_first(w + n * w_stride + k, rest);
-        for (int m = 0; m < M; m++) acc[m * N + n] = V::fma(in[m], weight, acc[m * N + n]);
-      }
-    }
-    for (int i = 0; i < sum_slots(M * N); i += 4) V::sum4(acc[i], acc[i + 1], acc[i + 2], acc[i + 3], sums + i);
+    do {
+      work(k);
+      k += kChunk;
+    } while (k < args.inputs);
   }
 
-  // M rows by N outputs, the outputs `output_step` apart, over all inputs.
-  template <int M, int N, class T>
-  static void direct_tile(const LinearArgs& args, std::int64_t output, std::int64_t output_step) {
-    const T* w = static_cast<const T*>(args.weight) + output * args.inputs;
-    const std::int64_t w_stride = output_step * args.inputs;
-    float totals[sum_slots(M * N)];
-    dot_chunk<M, N, true>(args.x, args.x_stride, w, w_stride, chunk_at(args, 0), totals);
-    for (std::int64_t k = kChunk; k < args.inputs; k += kChunk) {
-      float sums[sum_slots(M * N)];
-      dot_chunk<M, N, true>(args.x + k, args.x_stride, w + k, w_stride, chunk_at(args, k), sums);
-      for (int i = 0; i < M * N; i++) totals[i] += sums[i];
-    }
-    for (int m = 0; m < M; m++) {
-      for (int n = 0; n < N; n++) {
-        const std::int64_t column = output + n * output_step;
-        const float total = totals[m * N + n];
-        args.out[m * args.out_stride + column] = args.bias == nullptr ? total : total + args.bias[column];
-      }
-    }
-  }
-
-  // All M rows: kStreams streams of consecutive outputs side by side, then what is left over one by one.
-  template <int M, class T>
-  static void direct(const LinearArgs& args, Range outputs) {
-    constexpr int kStreams = M * 8 <= kTileRows * kTileOutputs ? 8 : 4;
-    const std::int64_t step = (outputs.end - outputs.begin) / kStreams;
-    for (std::int64_t i = 0; i < step; i++) direct_tile<M, kStreams, T>(args, outputs.begin + i, step);
-    for (std::int64_t n = outputs.begin + kStreams * step; n < outputs.end; n++) direct_tile<M, 1, T>(args, n, 0);
-  }
-
-  // One chunk of a panel: where it lies among the inputs and outputs.
-  struct Panel {
-    const float* weights;  // rows kPanelStride apart
+  // A tile of outputs, over one chunk of inputs.
+  struct Tile {
+    std::int64_t row;
+    std::int64_t rows;
     std::int64_t output;
-    std::int64_t outputs;
     std::int64_t input;
     std::int64_t inputs;
   };
 
-  template <int M, int N>
-  static void panel_tile(const LinearArgs& args, const Panel& panel, std::int64_t row, std::int64_t n) {
+  // Where the weights of a tile are: rows `stride` elements apart, which belong to outputs `step` apart.
+  template <class T>
+  struct Source {
+    const T* weights;
+    std::int64_t stride;
+    std::int64_t step;
+  };
+
+  // sums[m * N + n] = dot product of the chunk of row m of x with weight row n.
+  template <int M, int N, int kAheadBytes, class T>
+  static inline void multiply(const float* x, std::int64_t x_stride, const Source<T>& source, std::int64_t inputs,
+                              float* sums) {
+    constexpr std::int64_t kLine = elements_of<T>(kLineBytes);
+    const float* x_rows[M];
+    const T* w_rows[N];
+    V acc[sum_slots(M * N)];
+    repeat<M>([&](auto m) { x_rows[m] = x + m * x_stride; });
+    repeat<N>([&](auto n) { w_rows[n] = source.weights + n * source.stride; });
+    repeat<sum_slots(M * N)>([&](auto i) { acc[i] = V::zero(); });
+    // One vector of inputs, loaded by `load`.
+    const auto step = [&](std::int64_t k, auto load) {
+      V in[M];
+      repeat<M>([&](auto m) { in[m] = V::kept(load(x_rows[m] + k)); });
+      repeat<N>([&](auto n) {
+        const V weight = load(w_rows[n] + k);
+        repeat<M>([&](auto m) { acc[m * N + n] = V::fma(in[m], weight, acc[m * N + n]); });
+      });
+    };
+    const auto whole = [](auto* p) { return V::load(p); };
+    std::int64_t k = 0;
+    for (; k + kLine <= inputs; k += kLine) {
+      repeat<N>([&](auto n) { __builtin_prefetch(w_rows[n] + k + elements_of<T>(kAheadBytes)); });
+      repeat<kLine / V::kLanes>([&](auto i) { step(k + i * V::kLanes, whole); });
+    }
+    for (; k + V::kLanes <= inputs; k += V::kLanes) step(k, whole);
+    if (k < inputs) step(k, [rest = inputs - k](auto* p) { return V::load_first(p, rest); });
+    repeat<sum_slots(M * N) / 4>([&](auto i) {
+      V::sum4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3], sums + 4 * i);
+    });
+  }
+
+  // Adds the chunk to M rows by N outputs; the first chunk begins them and the last one adds the bias. `kStep` is the
+  // distance of the outputs where it is known, else 0.
+  template <int M, int N, int kStep, int kAheadBytes, class T>
+  static void add_tile(const LinearArgs& args, const Tile& tile, const Source<T>& source) {
+    const std::int64_t step = kStep != 0 ? kStep : source.step;
     float sums[sum_slots(M * N)];
-    dot_chunk<M, N, false>(args.x + row * args.x_stride + panel.input, args.x_stride, panel.weights + n * kPanelStride,
-                           kPanelStride, panel.inputs, sums);
-    const bool first = panel.input == 0;
-    const bool last = panel.input + panel.inputs == args.inputs;
-    for (int m = 0; m < M; m++) {
-      float* out = args.out + (row + m) * args.out_stride + panel.output + n;
-      for (int j = 0; j < N; j++) {
-        float total = sums[m * N + j];
-        if (!first) total = out[j] + total;
-        if (last && args.bias != nullptr) total = total + args.bias[panel.output + n + j];
-        out[j] = total;
+    const float* x = args.x + tile.row * args.x_stride + tile.input;
+    multiply<M, N, kAheadBytes>(x, args.x_stride, source, tile.inputs, sums);
+    float* out = args.out + tile.row * args.out_stride + tile.output;
+    if (tile.input > 0) {
+      for (int m = 0; m < M; m++) {
+        for (int n = 0; n < N; n++) sums[m * N + n] = out[m * args.out_stride + n * step] + sums[m * N + n];
       }
+    }
+    if (args.bias != nullptr && tile.input + tile.inputs == args.inputs) {
+      for (int m = 0; m < M; m++) {
+        for (int n = 0; n < N; n++) sums[m * N + n] += args.bias[tile.output + n * step];
+      }
+    }
+    for (int m = 0; m < M; m++) {
+      for (int n = 0; n < N; n++) out[m * args.out_stride + n * step] = sums[m * N + n];
     }
   }
 
-  // M rows by all outputs of the panel.
-  template <int M>
-  static void panel_rows(const LinearArgs& args, const Panel& panel, std::int64_t row) {
-    std::int64_t n = 0;
-    for (; n + kTileOutputs <= panel.outputs; n += kTileOutputs) panel_tile<M, kTileOutputs>(args, panel, row, n);
-    for (; n < panel.outputs; n++) panel_tile<M, 1>(args, panel, row, n);
+  // The same for tile.rows rows, at most M.
+  template <int M, int N, int kStep, int kAheadBytes, class T>
+  static void add_rows(const LinearArgs& args, const Tile& tile, const Source<T>& source) {
+    if (tile.rows == M) {
+      add_tile<M, N, kStep, kAheadBytes>(args, tile, source);
+    } else if constexpr (M > 1) {
+      add_rows<M - 1, N, kStep, kAheadBytes>(args, tile, source);
+    }
+  }
+
+  // Calls work(row, rows) for tiles of at most kTileRows rows, as even as can be: a small one wastes registers.
+  template <class Work>
+  static void for_each_row_tile(const LinearArgs& args, Work work) {
+    const std::int64_t tiles = (args.rows + kTileRows - 1) / kTileRows;
+    std::int64_t row = 0;
+    for (std::int64_t t = 1; t <= tiles; t++) {
+      const std::int64_t end = args.rows * t / tiles;
+      work(row, end - row);
+      row = end;
+    }
+  }
+
+  // All rows of x by N outputs that are `step` apart, over all inputs.
+  template <int N, class T>
+  static void few_rows_tile(const LinearArgs& args, std::int64_t output, std::int64_t step) {
+    for_each_chunk(args, [&](std::int64_t k) {
+      const T* w = static_cast<const T*>(args.weight) + output * args.inputs + k;
+      const Source<T> source = {w, step * args.inputs, step};
+      for_each_row_tile(args, [&](std::int64_t row, std::int64_t rows) {
+        const Tile tile = {row, rows, output, k, chunk_at(args, k)};
+        add_rows<kTileRows, N, 0, kMemoryAheadBytes>(args, tile, source);
+      });
+    });
+  }
+
+  // Outputs far apart make kTileOutputs sequential streams, which memory serves better than neighbouring rows.
+  template <class T>
+  static void few_rows(const LinearArgs& args, Range outputs) {
+    const std::int64_t step = (outputs.end - outputs.begin) / kTileOutputs;
+    for (std::int64_t i = 0; i < step; i++) few_rows_tile<kTileOutputs, T>(args, outputs.begin + i, step);
+    for (std::int64_t n = outputs.begin + kTileOutputs * step; n < outputs.end; n++) few_rows_tile<1, T>(args, n, 1);
   }
 
   // Decodes `count` weights of one row to f32, reading ahead in the row that comes two later.
   template <class T>
   static void decode_row(float* out, const T* w, std::int64_t count, std::int64_t ahead) {
-    constexpr std::int64_t kLine = kLineBytes / static_cast<std::int64_t>(sizeof(T));
+    constexpr std::int64_t kLine = elements_of<T>(kLineBytes);
     std::int64_t k = 0;
     for (; k + kLine <= count; k += kLine) {
       __builtin_prefetch(w + k + ahead);
@@ -153,7 +191,7 @@ struct Linear {
 
   // Where the panels of a dense weight come from.
   template <class T>
-  struct DenseSource {
+  struct DenseRows {
     const T* weight;
     std::int64_t inputs;
 
@@ -163,57 +201,44 @@ struct Linear {
     }
   };
 
-  template <class Source>
-  static Panel decode_panel(const LinearArgs& args, const Source& source, std::int64_t output, std::int64_t outputs,
-                            std::int64_t input) {
-    const std::int64_t inputs = chunk_at(args, input);
-    float* weights = static_cast<float*>(args.workspace);
-    for (std::int64_t n = 0; n < outputs; n++) source.decode(weights + n * kPanelStride, output + n, input, inputs);
-    return {weights, output, outputs, input, inputs};
+  // All rows of x by the outputs of a panel that holds the chunk which begins at `input`.
+  static void multiply_panel(const LinearArgs& args, const float* panel, Range outputs, std::int64_t input) {
+    for_each_row_tile(args, [&](std::int64_t row, std::int64_t rows) {
+      Tile tile = {row, rows, outputs.begin, input, chunk_at(args, input)};
+      Source<float> source = {panel, kPanelStride, 1};
+      for (; tile.output + kTileOutputs <= outputs.end; tile.output += kTileOutputs) {
+        add_rows<kTileRows, kTileOutputs, 1, kPanelAheadBytes>(args, tile, source);
+        source.weights += kTileOutputs * kPanelStride;
+      }
+      for (; tile.output < outputs.end; tile.output++) {
+        add_rows<kTileRows, 1, 1, kPanelAheadBytes>(args, tile, source);
+        source.weights += kPanelStride;
+      }
+    });
   }
 
-  template <class Source>
-  static void panels(const LinearArgs& args, const Source& source, Range outputs) {
+  // All rows of x by weights of any format that can decode a part of a row to f32, as DenseRows does.
+  template <class Rows>
+  static void panels(const LinearArgs& args, const Rows& weights, Range outputs) {
+    float* panel = static_cast<float*>(args.workspace);
     for (std::int64_t output = outputs.begin; output < outputs.end; output += kPanelRows) {
-      const std::int64_t count = outputs.end - output < kPanelRows ? outputs.end - output : kPanelRows;
-      std::int64_t input = 0;
-      do {
-        const Panel panel = decode_panel(args, source, output, count, input);
-        std::int64_t row = 0;
-        for (; row + kTileRows <= args.rows; row += kTileRows) panel_rows<kTileRows>(args, panel, row);
-        if (row < args.rows) rest_rows<kTileRows - 1>(args, panel, row);
-        input += kChunk;
-      } while (input < args.inputs);
-    }
-  }
-
-  // The last args.rows - row rows, of which there are at most M.
-  template <int M>
-  static void rest_rows(const LinearArgs& args, const Panel& panel, std::int64_t row) {
-    if (args.rows - row == M) {
-      panel_rows<M>(args, panel, row);
-    } else if constexpr (M > 1) {
-      rest_rows<M - 1>(args, panel, row);
-    }
-  }
-
-  // All args.rows rows, of which there are at most M.
-  template <int M, class T>
-  static void few_rows(const LinearArgs& args, Range outputs) {
-    if (args.rows == M) {
-      direct<M, T>(args, outputs);
-    } else if constexpr (M > 1) {
-      few_rows<M - 1, T>(args, outputs);
+      const std::int64_t end = output + kPanelRows < outputs.end ? output + kPanelRows : outputs.end;
+      for_each_chunk(args, [&](std::int64_t k) {
+        for (std::int64_t n = output; n < end; n++) {
+          weights.decode(panel + (n - output) * kPanelStride, n, k, chunk_at(args, k));
+        }
+        multiply_panel(args, panel, {output, end}, k);
+      });
     }
   }
 
   static void run(const LinearArgs& args, Range outputs) {
     with_float_type(args.weight_dtype, [&](auto* type) {
       using T = std::remove_cvref_t<decltype(*type)>;
-      if (args.rows <= kTileRows) {
-        few_rows<kTileRows, T>(args, outputs);
+      if (args.rows < kPanelFromRows) {
+        few_rows<T>(args, outputs);
       } else {
-        panels(args, DenseSource<T>{static_cast<const T*>(args.weight), args.inputs}, outputs);
+        panels(args, DenseRows<T>{static_cast<const T*>(args.weight), args.inputs}, outputs);
       }
     });
   }

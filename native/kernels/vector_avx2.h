@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "unroll.h"
 
 namespace shardloom::avx2 {
 namespace {
@@ -32,12 +33,34 @@ struct Vec {
   static Vec load_first(const bf16* p, std::int64_t count) { return widen_bf16(load_first_16bit(p, count)); }
   static Vec load_first(const f16* p, std::int64_t count) { return {_mm256_cvtph_ps(load_first_16bit(p, count))}; }
 
+  // The bits of 2 * kLanes bf16, or of the first `count` of them, as kLanes pairs.
+  static Vec load_pairs(const bf16* p) { return {_mm256_loadu_ps(reinterpret_cast<const float*>(p))}; }
+  static Vec load_first_pairs(const bf16* p, std::int64_t count) {
+    bf16 values[2 * kLanes] = {};
+    for (std::int64_t i = 0; i < count; i++) values[i] = p[i];
+    return load_pairs(values);
+  }
+  // The values of the first and of the second bf16 of each pair.
+  static Vec first_of_pairs(Vec pairs) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs.v), 16))};
+  }
+  static Vec second_of_pairs(Vec pairs) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs.v), high))};
+  }
+
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(bf16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16()); }
   void store(f16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16()); }
   void store_first(float* p, std::int64_t count) const { _mm256_maskstore_ps(p, first(count), v); }
   void store_first(bf16* p, std::int64_t count) const { store_first_16bit(p, narrow_bf16(), count); }
   void store_first(f16* p, std::int64_t count) const { store_first_16bit(p, narrow_f16(), count); }
+
+  // The same value, pinned to a register: a compiler may otherwise load it again for every use.
+  static Vec kept(Vec a) {
+    __asm__("" : "+x"(a.v));
+    return a;
+  }
 
   friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
@@ -91,7 +114,8 @@ struct Vec {
   // Lane j of rows[i] and lane i of rows[j] change places.
   static void transpose(Vec (&rows)[kLanes]) {
     __m256 t[kLanes];
-    for (int i = 0; i < kLanes; i += 4) {
+    repeat<kLanes / 4>([&](auto quad) {
+      constexpr int i = 4 * quad;
       const __m256 ab_low = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
       const __m256 ab_high = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
       const __m256 cd_low = _mm256_unpacklo_ps(rows[i + 2].v, rows[i + 3].v);
@@ -100,12 +124,12 @@ struct Vec {
       t[i + 1] = _mm256_shuffle_ps(ab_low, cd_low, 0xee);
       t[i + 2] = _mm256_shuffle_ps(ab_high, cd_high, 0x44);
       t[i + 3] = _mm256_shuffle_ps(ab_high, cd_high, 0xee);
-    }
+    });
     // Half h of t[i + k] holds column 4h + k of rows i .. i + 3.
-    for (int k = 0; k < 4; k++) {
+    repeat<4>([&](auto k) {
       rows[k].v = _mm256_permute2f128_ps(t[k], t[k + 4], 0x20);
       rows[k + 4].v = _mm256_permute2f128_ps(t[k], t[k + 4], 0x31);
-    }
+    });
   }
 
  private:

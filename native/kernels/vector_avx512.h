@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "unroll.h"
 
 namespace shardloom::avx512 {
 namespace {
@@ -38,12 +39,33 @@ struct Vec {
     return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), p))};
   }
 
+  // The bits of 2 * kLanes bf16, or of the first `count` of them, as kLanes pairs.
+  static Vec load_pairs(const bf16* p) { return {_mm512_castsi512_ps(_mm512_loadu_si512(p))}; }
+  static Vec load_first_pairs(const bf16* p, std::int64_t count) {
+    const auto mask = static_cast<__mmask32>((std::uint64_t{1} << count) - 1u);
+    return {_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, p))};
+  }
+  // The values of the first and of the second bf16 of each pair.
+  static Vec first_of_pairs(Vec pairs) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs.v), 16))};
+  }
+  static Vec second_of_pairs(Vec pairs) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs.v), high))};
+  }
+
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(bf16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16()); }
   void store(f16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16()); }
   void store_first(float* p, std::int64_t count) const { _mm512_mask_storeu_ps(p, first(count), v); }
   void store_first(bf16* p, std::int64_t count) const { _mm256_mask_storeu_epi16(p, first(count), narrow_bf16()); }
   void store_first(f16* p, std::int64_t count) const { _mm256_mask_storeu_epi16(p, first(count), narrow_f16()); }
+
+  // The same value, pinned to a register: a compiler may otherwise load it again for every use.
+  static Vec kept(Vec a) {
+    __asm__("" : "+v"(a.v));
+    return a;
+  }
 
   friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
   friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -93,7 +115,8 @@ struct Vec {
   // Lane j of rows[i] and lane i of rows[j] change places.
   static void transpose(Vec (&rows)[kLanes]) {
     __m512 t[kLanes];
-    for (int i = 0; i < kLanes; i += 4) {
+    repeat<kLanes / 4>([&](auto quad) {
+      constexpr int i = 4 * quad;
       const __m512 ab_low = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
       const __m512 ab_high = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
       const __m512 cd_low = _mm512_unpacklo_ps(rows[i + 2].v, rows[i + 3].v);
@@ -102,9 +125,9 @@ struct Vec {
       t[i + 1] = _mm512_shuffle_ps(ab_low, cd_low, 0xee);
       t[i + 2] = _mm512_shuffle_ps(ab_high, cd_high, 0x44);
       t[i + 3] = _mm512_shuffle_ps(ab_high, cd_high, 0xee);
-    }
+    });
     // Quarter q of t[i + k] holds column 4q + k of rows i .. i + 3; gather the quarters of each column.
-    for (int k = 0; k < 4; k++) {
+    repeat<4>([&](auto k) {
       const __m512 low01 = _mm512_shuffle_f32x4(t[k], t[k + 4], 0x88);
       const __m512 low23 = _mm512_shuffle_f32x4(t[k + 8], t[k + 12], 0x88);
       const __m512 high01 = _mm512_shuffle_f32x4(t[k], t[k + 4], 0xdd);
@@ -113,7 +136,7 @@ struct Vec {
       rows[k + 4].v = _mm512_shuffle_f32x4(high01, high23, 0x88);
       rows[k + 8].v = _mm512_shuffle_f32x4(low01, low23, 0xdd);
       rows[k + 12].v = _mm512_shuffle_f32x4(high01, high23, 0xdd);
-    }
+    });
   }
 
  private:
