@@ -47,6 +47,32 @@ export function expectedTensors(family: ModelFamily, json: JsonObject): readonly
   });
 }
 
+/** A model's layers on one rank, unquantized and built without bytes: what they are, and which tensors they take. */
+export function layersWithoutBytes(family: ModelFamily, json: JsonObject): LayerContext {
+  const kernels = createShapeOnlyKernels();
+  const allocator = (name: string): VirtualAllocator => new VirtualAllocator(name);
+  const context = new LayerContext({
+    rank: 0,
+    worldSize: 1,
+    kernels,
+    weights: allocator("expected"),
+    quantization: shapeOnly(unquantized),
+    dtype: family.parseConfig(json).dtype,
+  });
+  const memory = new ModelMemory({
+    name: "expected",
+    kernels,
+    maxTokens: 1,
+    maxPositions: 1,
+    kvCacheDtype: "f32",
+    blockSize: 1,
+    blocks: 1,
+    allocator,
+  });
+  family.create(json, context, memory);
+  return context;
+}
+
 /** A fused layer also takes its tensors under its own name; the names of its parts say the same. */
 function isFusedName({ shardId }: WeightTarget, { layer }: LinearModule): boolean {
   return shardId === null && layer.parts.length > 1;
