@@ -1,7 +1,10 @@
 /** The plugin of docs/quantization-plugin.md on whole models: every shard, every answer, and everything that may be wrong. */
 import assert from "node:assert/strict";
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { execFileSync } from "node:child_process";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import {
   expectIndexerCalls,
@@ -21,6 +24,7 @@ import { type TernaryModel, writeDequantizedModel, writeTernaryModel } from "./t
 import { plugin } from "./ternary-plugin/index.js";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
+const tsc = join(dirname(createRequire(import.meta.url).resolve("typescript/package.json")), "bin", "tsc");
 
 /** Rows of the matrices that Phi 3 fuses; those of v begin inside a block of 32. */
 const PHI3_FUSED = { qkv_proj: [96, 48, 48], gate_up_proj: [192, 192] };
@@ -32,11 +36,10 @@ const sources = [
   { source: "tiny/phi3/bf16", fused: PHI3_FUSED, largest: 6 },
 ];
 
-/** A folder inside the checkout, where `shardloom` resolves as it does for its users. */
 function workFolder(): { readonly path: string } {
   let path = "";
   before(() => {
-    path = mkdtempSync(join(root, "dist", "tutorial-"));
+    path = mkdtempSync(join(tmpdir(), "shardloom-tutorial-"));
   });
   after(() => rmSync(path, { recursive: true, force: true }));
   return {
@@ -306,9 +309,16 @@ describe("the ternary plugin: a package", () => {
     await simulation.close();
 
     const installed = join(folder.path, "node_modules", "shardloom-plugin-ternary");
-    mkdirSync(join(installed, "dist"), { recursive: true });
-    copyFileSync(join(root, "test/tutorial/ternary-plugin/package.json"), join(installed, "package.json"));
-    copyFileSync(join(root, "dist/test/tutorial/ternary-plugin/index.js"), join(installed, "dist", "index.js"));
+    mkdirSync(installed, { recursive: true });
+    symlinkSync(root, join(folder.path, "node_modules", "shardloom"));
+    for (const name of ["package.json", "index.ts"]) {
+      copyFileSync(join(root, "test/tutorial/ternary-plugin", name), join(installed, name));
+    }
+    // As docs/quantization-plugin.md has its readers compile it.
+    const [, flags = ""] =
+      /^npx tsc (.*)$/m.exec(readFileSync(join(root, "docs/quantization-plugin.md"), "utf8")) ?? [];
+    execFileSync(process.execPath, [tsc, ...flags.split(" ")], { cwd: installed, stdio: "pipe" });
+
     const generate = [
       "generate",
       "--model",
