@@ -87,6 +87,11 @@ export interface LaunchOptions extends CapacityOptions {
   /** dtype of the KV cache. Default f32: exact. */
   readonly kvCacheDtype?: FloatDType | undefined;
   readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
+  /**
+   * Has ranks compare the result of every collective, to find out whether something writes where it must not:
+   * CollectiveError `COLLECTIVE_CORRUPTED`. Costs time in every step. Default false.
+   */
+  readonly verifyCollectives?: boolean | undefined;
   /** Called for every chunk that is downloaded from the hub. */
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Called a few times a second while ranks load. */
@@ -127,6 +132,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     plugins,
     logger,
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
+    ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
     ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
     ...(signal === undefined ? {} : { signal }),
   });

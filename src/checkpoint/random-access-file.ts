@@ -52,9 +52,9 @@ export class RandomAccessFile {
 
   /**
    * Fills `destination` from byte `position` on. Throws CheckpointError `SHORT_READ` when the file ends before, or
-   * `READ_FAILED` when the system reports an error.
+   * `READ_FAILED` when the system reports an error; both name `tensor`, where the bytes are those of one.
    */
-  read(destination: Uint8Array, position: number): void {
+  read(destination: Uint8Array, position: number, tensor?: string): void {
     const fd = this.#fd;
     invariant(fd !== null, `${this.path} is read after it was closed`);
     let done = 0;
@@ -64,9 +64,9 @@ export class RandomAccessFile {
       try {
         received = this.#readAt(fd, destination, done, wanted, position + done);
       } catch (error) {
-        throw readFailed(this.path, error);
+        throw readFailed(this.path, error, tensor);
       }
-      if (received === 0) throw this.#shortRead(destination.length, position, done);
+      if (received === 0) throw shortRead(this.path, tensor, destination.length, position, done);
       done += received;
     }
   }
@@ -77,14 +77,22 @@ export class RandomAccessFile {
     this.#fd = null;
     if (fd !== null) closeSync(fd);
   }
+}
 
-  #shortRead(expected: number, position: number, received: number): CheckpointError {
-    return new CheckpointError(
-      "SHORT_READ",
-      `${this.path}: expected ${expected} bytes at offset ${position} but the file ended after ${received}`,
-      { file: this.path, expected, received },
-    );
-  }
+/** The error of a read of `expected` bytes that found `received` of them. */
+export function shortRead(
+  file: string,
+  tensor: string | undefined,
+  expected: number,
+  position: number,
+  received: number,
+): CheckpointError {
+  const what = tensor === undefined ? "" : ` of ${tensor}`;
+  return new CheckpointError(
+    "SHORT_READ",
+    `${file}: expected ${expected} bytes${what} at offset ${position} but the file ended after ${received}`,
+    { file, expected, received, ...(tensor === undefined ? {} : { tensor }) },
+  );
 }
 
 function notFound(path: string, received: string, cause?: unknown): CheckpointError {
@@ -96,9 +104,11 @@ function notFound(path: string, received: string, cause?: unknown): CheckpointEr
   );
 }
 
-function readFailed(path: string, cause: unknown): CheckpointError {
+function readFailed(file: string, cause: unknown, tensor?: string): CheckpointError {
   const reason = cause instanceof Error ? cause.message : String(cause);
-  return new CheckpointError("READ_FAILED", `cannot read ${path}: ${reason}`, { file: path, reason }, { cause });
+  const what = tensor === undefined ? file : `${tensor} in ${file}`;
+  const details = { file, reason, ...(tensor === undefined ? {} : { tensor }) };
+  return new CheckpointError("READ_FAILED", `cannot read ${what}: ${reason}`, details, { cause });
 }
 
 function isErrnoException(error: unknown): error is NodeJS.ErrnoException {

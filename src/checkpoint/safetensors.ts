@@ -57,7 +57,7 @@ export class SafetensorsFile implements Checkpoint {
           `${name}: expected a read within its ${sizeBytes} bytes but received offset ${byteOffset}, length ${destination.length}`,
         );
       }
-      this.#file.read(destination, dataStart + begin + byteOffset);
+      this.#file.read(destination, dataStart + begin + byteOffset, name);
       this.#bytesRead += destination.length;
     };
     return { name, dtype, shape, file: this.path, read };

@@ -5,11 +5,12 @@
  * rank throws at once.
  */
 import { availableParallelism } from "node:os";
-import { CollectiveError, type ErrorDetails, InternalError } from "../core/errors.js";
+import { type CollectiveError, type ErrorDetails, InternalError } from "../core/errors.js";
 import { nativeAddon } from "../core/native-addon.js";
 import { AtomicsEngine, poisonRegion } from "./atomics-engine.js";
 import { publishSite, siteOf } from "./call-site.js";
 import type { Collective, CollectiveRequest } from "./collective.js";
+import { collectiveError, collectiveTimeout, type FailedRequest } from "./failure.js";
 import { NativeEngine } from "./native-engine.js";
 import {
   type CollectiveRegion,
@@ -21,15 +22,7 @@ import {
   STATUS,
   wordsOf,
 } from "./region.js";
-import {
-  checkContribution,
-  checkRequest,
-  describeRequest,
-  forSite,
-  REQUEST_WORD,
-  sameRequest,
-  writeRequest,
-} from "./request.js";
+import { checkContribution, checkRequest, describeRequest, forSite, sameRequest } from "./request.js";
 
 /**
  * How a rank waits: it spins, then yields its core, each for so long, then parks until it is woken. It spins for less
@@ -152,16 +145,8 @@ class SharedMemoryCollective implements Collective {
   }
 
   #timeout(request: CollectiveRequest): CollectiveError {
-    const missing = this.#missingRanks();
-    const absent = missing.length === 0 ? "the last rank came too late" : `${nameRanks(missing)} did not arrive`;
-    const waited =
-      this.#culpritRank() === this.rank
-        ? `expected ${this.worldSize} ranks within ${this.#timeoutMs} ms but ${absent}`
-        : `given up by ${this.#culprit()}, whose time was over: ${absent}`;
-    return this.#error("COLLECTIVE_TIMEOUT", request, waited, {
-      missingRanks: missing.join(","),
-      timeoutMs: this.#timeoutMs,
-    });
+    const givenUpBy = this.#culpritRank() === this.rank ? undefined : this.#culprit();
+    return collectiveTimeout(this.#failed(request), this.#missingRanks(), this.#timeoutMs, givenUpBy);
   }
 
   #mismatch(request: CollectiveRequest): CollectiveError {
@@ -197,18 +182,11 @@ class SharedMemoryCollective implements Collective {
   }
 
   #error(code: string, request: CollectiveRequest, what: string, details: ErrorDetails = {}): CollectiveError {
-    const words = new Int32Array(REQUEST_WORD.checksum + 1);
-    writeRequest(words, 0, request, this.rank);
-    const { site = "" } = request;
-    const subject = `rank ${this.rank}, request ${this.#sequence} (${describeRequest(words, 0)}${forSite(site)})`;
-    return new CollectiveError(code, `${subject}: ${what}`, {
-      rank: this.rank,
-      worldSize: this.worldSize,
-      request: request.kind,
-      sequence: this.#sequence,
-      site,
-      ...details,
-    });
+    return collectiveError(code, this.#failed(request), what, details);
+  }
+
+  #failed(request: CollectiveRequest): FailedRequest {
+    return { request, rank: this.rank, worldSize: this.worldSize, sequence: this.#sequence };
   }
 
   /** Ranks behind the phase that this rank has arrived at. */
@@ -229,8 +207,4 @@ class SharedMemoryCollective implements Collective {
     const rank = this.#culpritRank();
     return rank < 0 ? "the coordinator" : `rank ${rank}`;
   }
-}
-
-function nameRanks(ranks: readonly number[]): string {
-  return `${ranks.length === 1 ? "rank" : "ranks"} ${ranks.join(", ")}`;
 }

@@ -3,7 +3,7 @@
  * out for all of them at once. Every element goes through the same operations in the same order as on real threads
  * (payload.ts), so the results are the same bit for bit, in whatever order the ranks take their turns.
  */
-import { CollectiveError, fromTransferable, InternalError, ShardloomError, toTransferable } from "../core/errors.js";
+import { CollectiveError, InternalError, withRank } from "../core/errors.js";
 import type { AllGather, AllReduce, Broadcast, CollectiveRequest, Pass } from "./collective.js";
 import { addElements, copyColumns, copyElements, payloadOf, unifyNaNs } from "./payload.js";
 import { REQUEST_WORDS } from "./region.js";
@@ -121,15 +121,6 @@ export class Turns<Result> {
       throw withRank(error, rank);
     }
   }
-}
-
-/** The error with `rank` in its details, same class, code, message and stack; as it is if it names a rank already. */
-function withRank(error: unknown, rank: number): unknown {
-  if (error instanceof ShardloomError && error.details.rank !== undefined) return error;
-  const data = toTransferable(error);
-  const named = fromTransferable({ ...data, details: { ...data.details, rank } });
-  named.cause = error instanceof ShardloomError ? error.cause : error;
-  return named;
 }
 
 /** One request a rank, all asking for the same; none when all passes have ended. */

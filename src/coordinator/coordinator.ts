@@ -6,7 +6,7 @@
 import { availableParallelism } from "node:os";
 import { type CollectiveRegion, createRegion } from "../collectives/region.js";
 import { abortRegion } from "../collectives/shared-memory.js";
-import { InternalError, RankError, RequestError, type ShardloomError } from "../core/errors.js";
+import { RequestError } from "../core/errors.js";
 import { createLogger, type Logger } from "../core/logger.js";
 import { checkWorldSize } from "../core/rank.js";
 import type { ModelConfig } from "../models/model.js";
@@ -15,11 +15,13 @@ import type { RankOptions } from "../rank/rank-options.js";
 import type { RankInit } from "../rank/rank-service.js";
 import { Step } from "../rank/step.js";
 import { CoordinatorChannel, STEP_RUN, STEP_STOP } from "../rank/step-channel.js";
+import { startTimeout, stepTimeout } from "./rank-errors.js";
 import { RankGroup, ranksClosed } from "./rank-group.js";
+import type { ThreadEntry } from "./rank-thread.js";
 import { type RankProgress, StartWatch } from "./start-watch.js";
 import { type CoordinatorTimeouts, timeoutsWithDefaults } from "./timeouts.js";
 
-export type { CoordinatorTimeouts, RankProgress };
+export type { CoordinatorTimeouts, RankProgress, ThreadEntry };
 
 /** How long an idle rank spins for the next step before it sleeps, if it has a core to itself. */
 const SPIN_MS = 0.05;
@@ -38,8 +40,13 @@ export interface CoordinatorOptions {
   readonly logger?: Logger;
   /** Aborting it while ranks start ends them. */
   readonly signal?: AbortSignal;
-  /** Where the thread of a rank begins, if not in workers/rank.js: tests have ranks of their own. */
-  readonly workerUrl?: URL;
+  /**
+   * Has ranks compare the result of every collective. Costs time in every step, and finds memory that somebody wrote to
+   * who must not: CollectiveError `COLLECTIVE_CORRUPTED`. Off by default.
+   */
+  readonly verifyCollectives?: boolean;
+  /** What runs in the threads, if not workers/rank.js: tests have ranks of their own. */
+  readonly thread?: ThreadEntry;
 }
 
 /** What the ranks share: the arrays of a step, the signals around it, and the place where they meet. */
@@ -70,7 +77,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   // A thread that waits in native code for another one that is gone already would hold up the exit of the process.
   process.on("exit", interrupt);
   const group = new RankGroup({
-    workerUrl: options.workerUrl ?? new URL("../../workers/rank.js", import.meta.url),
+    thread: options.thread ?? { url: new URL("../../workers/rank.js", import.meta.url) },
     closeTimeoutMs: timeouts.closeTimeoutMs,
     logger,
     interrupt,
@@ -193,31 +200,10 @@ function rankInits(
     channel: shared.channel.handle,
     region: shared.region,
     collectiveTimeoutMs: timeouts.collectiveTimeoutMs,
+    verifyCollectives: options.verifyCollectives ?? false,
     spinMs,
     logLevel: logger.level,
   }));
-}
-
-function nameRanks(ranks: readonly number[]): string {
-  return `${ranks.length === 1 ? "rank" : "ranks"} ${ranks.join(", ")}`;
-}
-
-function startTimeout(ranks: readonly number[], timeoutMs: number): ShardloomError {
-  return rankTimeout(ranks, timeoutMs, `expected all ranks to load but ${nameRanks(ranks)} got no further in`);
-}
-
-function stepTimeout(ranks: readonly number[], timeoutMs: number): ShardloomError {
-  if (ranks.length === 0) return new InternalError("a step timed out that every rank has finished");
-  return rankTimeout(ranks, timeoutMs, `expected every rank to finish the step but ${nameRanks(ranks)} did not within`);
-}
-
-function rankTimeout(ranks: readonly number[], timeoutMs: number, what: string): RankError {
-  const first = ranks[0];
-  return new RankError("RANK_TIMEOUT", `${what} ${timeoutMs} ms`, {
-    ...(first === undefined ? {} : { rank: first }),
-    ranks: ranks.join(","),
-    expected: timeoutMs,
-  });
 }
 
 function cancelled(signal: AbortSignal | undefined): RequestError {

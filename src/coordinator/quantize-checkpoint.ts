@@ -125,9 +125,13 @@ async function prepare(request: QuantizeCheckpointRequest, checkpoint: Checkpoin
     maxShardBytes,
   });
   if (planned.quantized.length === 0) {
-    throw new OptionError("NOTHING_TO_QUANTIZE", "expected weights to quantize but every linear module is skipped", {
-      option: "skip",
-    });
+    throw new OptionError(
+      "NOTHING_TO_QUANTIZE",
+      "expected a linear module to quantize but all of them are to be left as they are",
+      {
+        option: "skip",
+      },
+    );
   }
   return { quantization, settings: settingsOf(plan, owner), planned };
 }
@@ -139,7 +143,7 @@ function refuseQuantized(config: JsonObject, { tensors }: Checkpoint, path: stri
   const stored = [...tensors.values()].find(({ dtype }) => !isFloat(dtype));
   // A loader may yield the floating-point numbers that quantized weights stand for.
   if (!isJsonObject(settings) || stored === undefined) return;
-  const method = describeValue(settings["quant_method"]);
+  const method = JSON.stringify(settings["quant_method"]);
   const received = `${stored.name} ${describeShape(stored.dtype, stored.shape)}`;
   throw new UnsupportedError(
     "ALREADY_QUANTIZED",

@@ -7,14 +7,14 @@ import type { Logger } from "../core/logger.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { RankInit } from "../rank/rank-service.js";
 import { Conditions } from "./conditions.js";
-import { RankThread, type RankThreadObserver } from "./rank-thread.js";
+import { RankThread, type RankThreadObserver, type ThreadEntry } from "./rank-thread.js";
 
 /** How long the group waits for a better explanation after an error that only says that another rank was missing. */
 const EXPLANATION_MS = 1000;
 
 export interface RankGroupOptions {
-  /** Where the thread of a rank begins. */
-  readonly workerUrl: URL;
+  /** What runs in the thread of a rank. */
+  readonly thread: ThreadEntry;
   /** How long `end` waits: for the ranks to leave their loops, and then for their threads to be gone. */
   readonly closeTimeoutMs: number;
   readonly logger: Logger;
@@ -54,8 +54,7 @@ export class RankGroup {
    */
   async start(inits: readonly RankInit[]): Promise<readonly RankReport[]> {
     try {
-      for (const init of inits)
-        this.#threads.push(new RankThread(init.rank, this.#options.workerUrl, this.#observer()));
+      for (const init of inits) this.#threads.push(new RankThread(init.rank, this.#options.thread, this.#observer()));
       for (const [i, thread] of this.#threads.entries()) {
         const init = inits[i];
         if (init !== undefined) thread.load(init);

@@ -2,11 +2,21 @@
  * One rank's worker thread, from its start to its end. Everything that can happen to it comes out as one of four calls
  * of its observer, in this order: ready, then stopped or failed (once, or neither), and in any case exited, last.
  */
-import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
+import { MessageChannel, type MessagePort, type ResourceLimits, Worker } from "node:worker_threads";
 import { type Remote, wrap } from "comlink";
 import { fromTransferable, invariant, RankError, type ShardloomError, toTransferable } from "../core/errors.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { Outcome, RankInit, RankService, RankWorkerData } from "../rank/rank-service.js";
+import { rankExited } from "./rank-errors.js";
+
+/** What runs in the thread of a rank. */
+export interface ThreadEntry {
+  /** The file it begins with; it exposes a RankService. */
+  readonly url: URL;
+  /** What that file gets besides the control port. Plain data. */
+  readonly data?: unknown;
+  readonly resourceLimits?: ResourceLimits;
+}
 
 export interface RankThreadObserver {
   /** The rank is loaded and can serve. */
@@ -44,12 +54,12 @@ export class RankThread {
   #controlClosed = false;
 
   /** Starts the thread. Throws RankError `RANK_START_FAILED` when the system refuses it. */
-  constructor(rank: number, workerUrl: URL, observer: RankThreadObserver) {
+  constructor(rank: number, entry: ThreadEntry, observer: RankThreadObserver) {
     this.rank = rank;
     this.#observer = observer;
     const { port1, port2 } = new MessageChannel();
     this.#control = port1;
-    this.#worker = startWorker(rank, workerUrl, port2);
+    this.#worker = startWorker(rank, entry, port2);
     this.#worker.on("error", (error) => {
       this.#uncaught = error;
     });
@@ -124,7 +134,7 @@ export class RankThread {
     this.#threadEnded = true;
     this.#control.close();
     const unexpected = !this.#terminating && this.#state !== "failed";
-    if (unexpected) this.#fail(exitError(this.rank, exitCode, this.#uncaught));
+    if (unexpected) this.#fail(rankExited(this.rank, exitCode, this.#uncaught));
     this.#checkGone();
   }
 
@@ -135,23 +145,18 @@ export class RankThread {
   }
 }
 
-function startWorker(rank: number, workerUrl: URL, control: MessagePort): Worker {
-  const workerData: RankWorkerData = { control };
+function startWorker(rank: number, { url, data, resourceLimits }: ThreadEntry, control: MessagePort): Worker {
+  const workerData: RankWorkerData = { control, data };
   try {
-    return new Worker(workerUrl, { name: `shardloom rank ${rank}`, workerData, transferList: [control] });
+    return new Worker(url, {
+      name: `shardloom rank ${rank}`,
+      workerData,
+      transferList: [control],
+      ...(resourceLimits === undefined ? {} : { resourceLimits }),
+    });
   } catch (error) {
     control.close();
     const message = error instanceof Error ? error.message : String(error);
     throw new RankError("RANK_START_FAILED", `cannot start rank ${rank}: ${message}`, { rank }, { cause: error });
   }
-}
-
-function exitError(rank: number, exitCode: number, cause: unknown): RankError {
-  const reason = cause === undefined ? "" : `: ${cause instanceof Error ? cause.message : String(cause)}`;
-  return new RankError(
-    "RANK_EXITED",
-    `expected the thread of rank ${rank} to go on but it ended with exit code ${exitCode}${reason}`,
-    { rank, exitCode },
-    { cause },
-  );
 }

@@ -1,5 +1,5 @@
 /** Threads that carry out the tasks of a checkpoint. */
-import { Piscina } from "piscina";
+import type { Piscina } from "piscina";
 import { fromTransferable, RequestError, ShardloomError } from "../core/errors.js";
 import type {
   CheckpointTask,
@@ -30,6 +30,8 @@ export async function runTasks<Task extends CheckpointTask>(
 ): Promise<void> {
   throwIfCancelled(signal);
   const count = Math.max(1, Math.min(threads, tasks.length));
+  // Loaded here because commands that run a model have no use for it.
+  const { Piscina } = await import("piscina");
   const pool = new Piscina<CheckpointTask, CheckpointTaskOutcome>({
     filename: WORKER,
     name: "runCheckpointTask",

@@ -128,6 +128,15 @@ export function fromTransferable(data: TransferableError): ShardloomError {
   return error;
 }
 
+/** The error with `rank` in its details, same class, code, message and stack; as it is if it names a rank already. */
+export function withRank(error: unknown, rank: number): unknown {
+  if (error instanceof ShardloomError && error.details.rank !== undefined) return error;
+  const data = toTransferable(error);
+  const named = fromTransferable({ ...data, details: { ...data.details, rank } });
+  named.cause = error instanceof ShardloomError ? error.cause : error;
+  return named;
+}
+
 /** True if a value received from another thread is a packed error. */
 export function isTransferableError(value: unknown): value is TransferableError {
   return typeof value === "object" && value !== null && "shardloomError" in value && value.shardloomError === true;

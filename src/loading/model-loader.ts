@@ -31,7 +31,7 @@ export interface ExpectedWeights {
   readonly config: JsonObject;
   /** For whatever is random about them. */
   readonly seed: number;
-  /** In the order of the layers; worked out at each call. */
+  /** In the order of the layers. */
   tensors(): readonly ExpectedTensor[];
 }
 

@@ -13,9 +13,20 @@ import type { ModelFamily } from "../models/model.js";
 import { shapeOnly } from "../quantization/shape-only.js";
 import { unquantized } from "../quantization/unquantized.js";
 
-/** The unquantized weights of a model, worked out when they are asked for. */
+/** Ranks that share a thread share the config, and ask for the same. */
+const known = new WeakMap<JsonObject, readonly ExpectedTensor[]>();
+
+/** The unquantized weights of a model, worked out when they are asked for, once for a config. */
 export function expectedWeights(family: ModelFamily, json: JsonObject, seed: number): ExpectedWeights {
-  return { config: json, seed, tensors: () => expectedTensors(family, json) };
+  return {
+    config: json,
+    seed,
+    tensors() {
+      const tensors = known.get(json) ?? expectedTensors(family, json);
+      known.set(json, tensors);
+      return tensors;
+    },
+  };
 }
 
 /**
@@ -24,30 +35,7 @@ export function expectedWeights(family: ModelFamily, json: JsonObject, seed: num
  */
 export function expectedTensors(family: ModelFamily, json: JsonObject): readonly ExpectedTensor[] {
   const { dtype } = family.parseConfig(json);
-  const kernels = createShapeOnlyKernels();
-  const allocator = (name: string): VirtualAllocator => new VirtualAllocator(name);
-  const context = new LayerContext({
-    rank: 0,
-    worldSize: 1,
-    kernels,
-    weights: allocator("expected"),
-    quantization: shapeOnly(unquantized),
-    dtype,
-  });
-  family.create(
-    json,
-    context,
-    new ModelMemory({
-      name: "expected",
-      kernels,
-      maxTokens: 1,
-      maxPositions: 1,
-      kvCacheDtype: "f32",
-      blockSize: 1,
-      blocks: 1,
-      allocator,
-    }),
-  );
+  const context = layersWithoutBytes(family, json);
   const moduleOf = new Map(
     context.linears.flatMap((module) => module.parameters.map((each) => [each, module] as const)),
   );
@@ -57,6 +45,32 @@ export function expectedTensors(family: ModelFamily, json: JsonObject): readonly
     if (module !== undefined && isFusedName(target, module)) return [];
     return [{ name, dtype, shape: wholeShape(target, module) }];
   });
+}
+
+/** A model's layers on one rank, unquantized and built without bytes: what they are, and which tensors they take. */
+export function layersWithoutBytes(family: ModelFamily, json: JsonObject): LayerContext {
+  const kernels = createShapeOnlyKernels();
+  const allocator = (name: string): VirtualAllocator => new VirtualAllocator(name);
+  const context = new LayerContext({
+    rank: 0,
+    worldSize: 1,
+    kernels,
+    weights: allocator("expected"),
+    quantization: shapeOnly(unquantized),
+    dtype: family.parseConfig(json).dtype,
+  });
+  const memory = new ModelMemory({
+    name: "expected",
+    kernels,
+    maxTokens: 1,
+    maxPositions: 1,
+    kvCacheDtype: "f32",
+    blockSize: 1,
+    blocks: 1,
+    allocator,
+  });
+  family.create(json, context, memory);
+  return context;
 }
 
 /** A fused layer also takes its tensors under its own name; the names of its parts say the same. */

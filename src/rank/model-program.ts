@@ -2,38 +2,62 @@
 import { type Collective, drive } from "../collectives/collective.js";
 import { createSharedMemoryCollective } from "../collectives/shared-memory.js";
 import { singleRank } from "../collectives/single.js";
+import { verifiedCollective } from "../collectives/verified.js";
 import { createLogger } from "../core/logger.js";
 import type { Kernels } from "../kernels/kernels.js";
 import { createKernels } from "../kernels/select.js";
+import type { AllocatorFactory } from "../layers/model-memory.js";
 import { loadPlugins } from "../loading/plugins.js";
 import { ModelRunner } from "./model-runner.js";
+import type { CheckpointInterceptor } from "./rank-model.js";
 import type { RankProgram } from "./rank-server.js";
 import type { RankInit } from "./rank-service.js";
 import { Step } from "./step.js";
 
-export const modelProgram: RankProgram = {
-  async load(init, onProgress) {
-    const logger = createLogger(init.logLevel, { base: { pid: process.pid, rank: init.rank } });
-    const registries = await loadPlugins(init.plugins);
-    // Whoever launched the ranks has warned already: all threads find the same addon, or none.
-    const kernels = createKernels((message) => {
-      logger.debug(message);
-    });
-    const collective = createCollective(init, kernels);
-    const step = Step.from(init.step);
-    const runner = await ModelRunner.load(init.options, init.rank, { registries, kernels, step, onProgress, logger });
-    return {
-      report: runner.report,
-      runStep: () => drive(runner.runStep(), collective),
-      abort: () => collective.abort(),
-    };
-  },
-};
+/** What stands between a rank and others, its weights and its memory. In production nothing does. */
+export interface RankSeams {
+  collective(sound: Collective): Collective;
+  readonly checkpoint: CheckpointInterceptor;
+  readonly allocator: AllocatorFactory;
+}
 
-function createCollective(init: RankInit, kernels: Kernels): Collective {
-  if (init.region === null) return singleRank;
-  return createSharedMemoryCollective(init.region, init.rank, {
-    timeoutMs: init.collectiveTimeoutMs,
-    native: kernels.backend === "native",
-  });
+export const modelProgram = createModelProgram();
+
+/** The program of production; with `seamsOf`, which is asked once when a rank loads, the one for tests. */
+export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): RankProgram {
+  return {
+    async load(init, onProgress) {
+      const logger = createLogger(init.logLevel, { base: { pid: process.pid, rank: init.rank } });
+      const registries = await loadPlugins(init.plugins);
+      // Whoever launched the ranks has warned already: all threads find the same addon, or none.
+      const kernels = createKernels((message) => {
+        logger.debug(message);
+      });
+      const seams = seamsOf?.(init);
+      const collective = createCollective(init, kernels, seams);
+      const step = Step.from(init.step);
+      const runner = await ModelRunner.load(init.options, init.rank, {
+        registries,
+        kernels,
+        step,
+        onProgress,
+        logger,
+        ...(seams === undefined ? {} : { allocator: seams.allocator, intercept: seams.checkpoint }),
+      });
+      return {
+        report: runner.report,
+        runStep: () => drive(runner.runStep(), collective),
+        abort: () => collective.abort(),
+      };
+    },
+  };
+}
+
+function createCollective(init: RankInit, kernels: Kernels, seams: RankSeams | undefined): Collective {
+  const { region, rank, collectiveTimeoutMs: timeoutMs, verifyCollectives } = init;
+  const native = kernels.backend === "native";
+  const sound = region === null ? singleRank : createSharedMemoryCollective(region, rank, { timeoutMs, native });
+  const used = seams?.collective(sound) ?? sound;
+  if (!verifyCollectives || region === null) return used;
+  return verifiedCollective(used, (tensor) => kernels.bind(tensor), sound);
 }

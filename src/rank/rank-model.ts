@@ -1,4 +1,5 @@
 /** One rank's part of a model: built, partitioned and loaded. What runs it is model-runner.ts. */
+import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import { ArenaAllocator, VirtualAllocator } from "../core/arena.js";
 import type { Logger } from "../core/logger.js";
 import type { Kernels } from "../kernels/kernels.js";
@@ -26,6 +27,9 @@ export interface RankReport {
   readonly kvCacheBytes: number;
 }
 
+/** What a rank reads in place of the checkpoint that its loader opened. */
+export type CheckpointInterceptor = (opened: Checkpoint) => Checkpoint;
+
 /** What a rank is given besides its options. */
 export interface LoadDependencies {
   readonly registries: Registries;
@@ -33,6 +37,8 @@ export interface LoadDependencies {
   readonly kernels: Kernels;
   /** Where tensors come from; arenas by default. */
   readonly allocator?: AllocatorFactory;
+  /** Stands between the rank and the checkpoint that its loader opened. */
+  readonly intercept?: CheckpointInterceptor | undefined;
   /** Called while loading with the bytes read so far. */
   readonly onProgress?: (bytesRead: number) => void;
   readonly observer?: PlacementObserver;
@@ -76,7 +82,8 @@ export async function loadRankModel(
     allocator,
   });
   const loader = registries.modelLoaders.select(options.path, options.loadFormat);
-  const checkpoint = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0));
+  const opened = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0));
+  const checkpoint = dependencies.intercept?.(opened) ?? opened;
   try {
     const { worldSize, dtype } = options;
     const selected = options.quantization;

@@ -15,6 +15,8 @@ import type { StepChannelHandle } from "./step-channel.js";
 export interface RankWorkerData {
   /** Where the thread exposes its RankService. */
   readonly control: MessagePort;
+  /** What a thread of tests is told. */
+  readonly data?: unknown;
 }
 
 /** Everything one rank is told when it starts. */
@@ -28,6 +30,8 @@ export interface RankInit {
   /** The region in which ranks meet; null at world size 1. */
   readonly region: CollectiveRegion | null;
   readonly collectiveTimeoutMs: number;
+  /** Whether ranks compare what every collective left them with. */
+  readonly verifyCollectives: boolean;
   /** How long the rank spins for the next step before it sleeps. */
   readonly spinMs: number;
   readonly logLevel: string;

@@ -1,6 +1,7 @@
 /** Whether ranks hold the same bits where they must: compared while they run, after every collective. */
 import type { CollectiveRequest } from "../collectives/collective.js";
 import { payloadOf } from "../collectives/payload.js";
+import { type ResultExtent, resultOf } from "../collectives/verified.js";
 import type { Operand } from "../core/operand.js";
 import type { Model } from "../models/model.js";
 
@@ -53,7 +54,10 @@ export class AgreementMonitor {
     }
   }
 
-  #compare(held: readonly (Held | undefined)[], at: Pick<Disagreement, "step" | "sequence" | "site" | "what">): void {
+  #compare(
+    held: readonly (ResultExtent | undefined)[],
+    at: Pick<Disagreement, "step" | "sequence" | "site" | "what">,
+  ): void {
     const [reference] = held;
     if (reference === undefined || this.disagreements.length >= MAX_KEPT) return;
     for (const [rank, other] of held.entries()) {
@@ -73,34 +77,12 @@ export class AgreementMonitor {
   }
 }
 
-/** The leading `width` elements of the leading `rows` rows of an operand. */
-interface Held {
-  readonly operand: Operand;
-  readonly rows: number;
-  readonly width: number;
-}
-
-function wholeRows(operand: Operand | undefined, rows: number): Held | undefined {
+function wholeRows(operand: Operand | undefined, rows: number): ResultExtent | undefined {
   return operand === undefined ? undefined : { operand, rows, width: operand.columns };
 }
 
-/** What every rank holds alike once a request has been carried out. */
-function resultOf(request: CollectiveRequest): Held | undefined {
-  switch (request.kind) {
-    case "allReduce":
-    case "broadcast":
-      return { operand: request.data, rows: 1, width: request.count };
-    case "allGather": {
-      const { out, rows, widths } = request;
-      return { operand: out, rows, width: widths.reduce((sum, width) => sum + width, 0) };
-    }
-    case "barrier":
-      return undefined;
-  }
-}
-
 /** Index of the first element, counted over whole rows, whose bits differ; -1 if none does. */
-function firstDifference({ operand, rows, width }: Held, other: Held): number {
+function firstDifference({ operand, rows, width }: ResultExtent, other: ResultExtent): number {
   const a = payloadOf(operand).bits;
   const b = payloadOf(other.operand).bits;
   if (a === b) return -1;
@@ -111,7 +93,7 @@ function firstDifference({ operand, rows, width }: Held, other: Held): number {
   return -1;
 }
 
-function elementOf({ operand }: Held, index: number): number {
+function elementOf({ operand }: ResultExtent, index: number): number {
   const { bits, f32 } = payloadOf(operand);
   return (operand.tensor.dtype === "f32" ? f32 : bits)[index] ?? 0;
 }

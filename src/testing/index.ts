@@ -21,6 +21,20 @@ export {
   RowParallelLinear,
 } from "../layers/linear.js";
 export { scaleSplit, splitHeads, splitSize, splitUnits } from "../parallel/partition.js";
+export {
+  type AtCollective,
+  type AtTensor,
+  type CollectiveFault,
+  type CorruptPayload,
+  type CorruptTensor,
+  type CorruptValue,
+  describeFault,
+  type Fault,
+  type FaultAnywhere,
+  type FaultSchedule,
+  type ShortRead,
+  type TensorFault,
+} from "../rank/faults.js";
 export type {
   GroupOwnership,
   HeldCell,
@@ -34,6 +48,16 @@ export type { Disagreement } from "./agreement.js";
 export { type AssertionDetails, SimulationAssertionError } from "./assertion-error.js";
 export { collectiveTimeline } from "./collective-timeline.js";
 export type { CollectiveRecord, CollectiveTrace, StepRecord } from "./collective-trace.js";
+export { testPlugin } from "./conformance.js";
+export type { PluginCheck } from "./conformance-check.js";
+export type { ExpectedValues, MemoryModel, PluginFixture } from "./conformance-fixture.js";
+export {
+  type MatrixToStore,
+  type ModelInFormatOptions,
+  memoryTensor,
+  modelInFormat,
+  type StoredMatrix,
+} from "./conformance-model.js";
 export {
   type ComputeCost,
   type CostModel,
@@ -47,6 +71,7 @@ export { expectOwnedOnce, type OwnedOnce } from "./expect-owned-once.js";
 export { expectRanksAgree } from "./expect-ranks-agree.js";
 export { expectReassembles, type Reassembled } from "./expect-reassembles.js";
 export { expectSameLogits, type SameLogits, type SameLogitsOptions } from "./expect-same-logits.js";
+export { type LaunchWithFaultsOptions, launchWithFaults } from "./faults-on-threads.js";
 export {
   checkpointOf,
   compareShard,

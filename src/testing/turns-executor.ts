@@ -4,7 +4,7 @@
  */
 import type { Pass } from "../collectives/collective.js";
 import { Turns, type TurnsObserver } from "../collectives/turns.js";
-import { InternalError } from "../core/errors.js";
+import { InternalError, withRank } from "../core/errors.js";
 import type { Executor } from "../engine/executor.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type { AllocatorFactory } from "../layers/model-memory.js";
@@ -12,10 +12,12 @@ import type { PlacementObserver } from "../layers/shard-placement.js";
 import type { Registries } from "../loading/plugins.js";
 import type { ModelConfig } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
-import { ModelRunner, type RankReport } from "../rank/model-runner.js";
+import { ModelRunner, type RankReport, type RunnerDependencies } from "../rank/model-runner.js";
+import type { LoadDependencies } from "../rank/rank-model.js";
 import type { RankOptions } from "../rank/rank-options.js";
 import type { LogitsListener } from "../rank/sampler.js";
 import { Step } from "../rank/step.js";
+import type { SimulatedFaults } from "./faults.js";
 
 /** Hears what ranks do in a step, and when steps begin and end. */
 export interface StepObserver extends TurnsObserver {
@@ -37,6 +39,8 @@ export interface TurnsExecutorOptions {
   /** Where the tensors of a rank come from. */
   readonly memoryOf?: (rank: number) => AllocatorFactory;
   readonly onLogits?: LogitsListener;
+  /** What goes wrong. */
+  readonly faults?: SimulatedFaults;
 }
 
 export class TurnsExecutor implements Executor {
@@ -72,33 +76,35 @@ export class TurnsExecutor implements Executor {
     this.#moveElements = kernels.backend !== "shape-only";
   }
 
-  /** Loads every rank, one after another in the order of their turns. Throws what ModelRunner.load throws. */
+  /** Loads every rank, one after another in the order of their turns. Throws what ModelRunner.load throws, naming the rank. */
   static async create(
     ranks: RankOptions,
     registries: Registries,
     kernels: Kernels,
     options: TurnsExecutorOptions = {},
   ): Promise<TurnsExecutor> {
-    const { nextOrder, placements, memoryOf, onLogits } = options;
+    const { nextOrder, faults } = options;
     const step = Step.create(ranks.limits);
-    const runners = new Array<ModelRunner>(ranks.worldSize);
+    const runners = new Map<number, ModelRunner>();
     const order = nextOrder?.() ?? Array.from({ length: ranks.worldSize }, (_, rank) => rank);
     for (const rank of order) {
-      runners[rank] = await ModelRunner.load(ranks, rank, {
-        registries,
-        kernels,
-        step,
-        ...(placements === undefined ? {} : { observer: placements }),
-        ...(memoryOf === undefined ? {} : { allocator: memoryOf(rank) }),
-        ...(onLogits === undefined ? {} : { onLogits }),
-      });
+      const load = () =>
+        ModelRunner.load(ranks, rank, { registries, kernels, step, ...loadDependencies(rank, options) });
+      try {
+        const runner = faults === undefined ? await load() : await faults.load(rank, load);
+        if (runner !== null) runners.set(rank, runner);
+      } catch (error) {
+        throw withRank(error, rank);
+      }
     }
-    if (ranks.worldSize === 0 || Object.keys(runners).length !== ranks.worldSize) {
+    faults?.allLoaded();
+    if (runners.size !== ranks.worldSize || runners.size === 0) {
       throw new InternalError(
         `expected each of ${ranks.worldSize} ranks once but received the order ${order.join(", ")}`,
       );
     }
-    return new TurnsExecutor(ranks, kernels, step, runners, options);
+    const byRank = [...runners].toSorted(([a], [b]) => a - b).map(([, runner]) => runner);
+    return new TurnsExecutor(ranks, kernels, step, byRank, options);
   }
 
   execute(): Promise<void> {
@@ -113,10 +119,12 @@ export class TurnsExecutor implements Executor {
   /** The same at once. After a step has failed, every later call throws its error. */
   runStep(): void {
     if (this.#failure !== undefined) throw this.#failure.error;
-    const { nextOrder, observer = {}, intercept = (pass: Pass) => pass } = this.#options;
+    const { nextOrder, observer = {}, intercept = (pass: Pass) => pass, faults } = this.#options;
     try {
       observer.startStep?.();
-      const passes = this.runners.map((runner, rank) => intercept(runner.runStep(), rank));
+      faults?.startStep();
+      const intended = this.runners.map((runner, rank) => intercept(runner.runStep(), rank));
+      const passes = faults === undefined ? intended : intended.map((pass, rank) => faults.pass(pass, rank));
       const turns = new Turns(passes, { observer, moveElements: this.#moveElements });
       while (turns.round(nextOrder?.()) !== undefined);
       observer.endStep?.();
@@ -129,4 +137,17 @@ export class TurnsExecutor implements Executor {
   close(): Promise<void> {
     return Promise.resolve();
   }
+}
+
+function loadDependencies(
+  rank: number,
+  { placements, memoryOf, onLogits, faults }: TurnsExecutorOptions,
+): Partial<LoadDependencies & RunnerDependencies> {
+  const memory = memoryOf?.(rank);
+  return {
+    ...(placements === undefined ? {} : { observer: placements }),
+    ...(memory === undefined ? {} : { allocator: faults?.memory(rank, memory) ?? memory }),
+    ...(onLogits === undefined ? {} : { onLogits }),
+    ...(faults === undefined ? {} : { intercept: faults.checkpoint(rank) }),
+  };
 }

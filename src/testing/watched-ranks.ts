@@ -1,10 +1,14 @@
 /** The ranks of a simulation and those who watch them: what Simulation and ShapeSimulation have in common. */
 import type { CollectiveRequest } from "../collectives/collective.js";
+import { checkSameResults } from "../collectives/verified.js";
+import { type CoordinatorTimeouts, timeoutsWithDefaults } from "../coordinator/timeouts.js";
+import { checkFaults, type FaultSchedule } from "../rank/faults.js";
 import { type GroupOwnership, groupOwnership } from "../rank/ownership.js";
 import type { LogitsListener } from "../rank/sampler.js";
 import { STEP_SEQUENCES, STEP_TOKENS } from "../rank/step.js";
 import { AgreementMonitor } from "./agreement.js";
 import { type CollectiveTrace, type StepRecord, TraceRecorder } from "./collective-trace.js";
+import { SimulatedFaults } from "./faults.js";
 import { simulatedMemory } from "./memory.js";
 import { PlacementRecorder } from "./placement-recorder.js";
 import type { Preparation } from "./preparation.js";
@@ -19,6 +23,9 @@ export interface WatchedRanksOptions {
   readonly memoryLimitBytes?: number | undefined;
   readonly intercept?: PassInterceptor | undefined;
   readonly onLogits?: LogitsListener | undefined;
+  readonly faults?: FaultSchedule | undefined;
+  readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
+  readonly verifyCollectives?: boolean | undefined;
 }
 
 export class WatchedRanks {
@@ -53,7 +60,11 @@ export class WatchedRanks {
     const kernels = simulatedKernels(options.kernels);
     const placements = new PlacementRecorder();
     const recorder = new TraceRecorder(worldSize);
-    const { intercept, onLogits } = options;
+    const { intercept, onLogits, verifyCollectives = false } = options;
+    const timeouts = timeoutsWithDefaults(options.timeouts);
+    const schedule = checkFaults(options.faults ?? [], worldSize);
+    const faults = schedule.length === 0 ? undefined : new SimulatedFaults(schedule, worldSize, timeouts);
+    let collectives = 0;
     try {
       const agreement = new AgreementMonitor();
       const executor = await TurnsExecutor.create(ranks, registries, kernels.kernels, {
@@ -63,9 +74,13 @@ export class WatchedRanks {
         observer: {
           startStep: () => recorder.startStep(),
           advanced: (rank, elapsedMs) => recorder.advanced(rank, elapsedMs),
+          asked: (requests: readonly CollectiveRequest[]) => faults?.asked(requests),
           carriedOut: (requests: readonly CollectiveRequest[]) => {
             recorder.carriedOut(requests);
             if (shapeOnly) return;
+            collectives++;
+            faults?.carriedOut(requests);
+            if (verifyCollectives) checkSameResults(requests, collectives);
             const { step, sequence } = recorder;
             agreement.check(requests, step, sequence, executor.step.views.header[STEP_TOKENS] ?? 0);
           },
@@ -76,6 +91,7 @@ export class WatchedRanks {
         },
         ...(intercept === undefined ? {} : { intercept }),
         ...(onLogits === undefined ? {} : { onLogits }),
+        ...(faults === undefined ? {} : { faults }),
       });
       agreement.watch(executor.runners.map(({ loaded }) => loaded.model));
       return new WatchedRanks(executor, placements, agreement, recorder, kernels);

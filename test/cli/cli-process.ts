@@ -16,6 +16,8 @@ export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** What stdin holds. */
   readonly input?: string;
+  /** Working directory; the test's own by default. */
+  readonly cwd?: string;
 }
 
 export interface RunningCli {
@@ -26,16 +28,16 @@ export interface RunningCli {
 }
 
 /** Runs a command line to its end. */
-export function cli(args: readonly string[], { env = {}, input = "" }: RunOptions = {}): Promise<Finished> {
-  const { child, finished } = startCli(args, env);
+export function cli(args: readonly string[], { env = {}, input = "", cwd }: RunOptions = {}): Promise<Finished> {
+  const { child, finished } = startCli(args, env, cwd);
   child.stdin.on("error", () => {});
   child.stdin.end(input);
   return finished;
 }
 
 /** Starts a command line; its stdin stays open. */
-export function startCli(args: readonly string[], env: NodeJS.ProcessEnv = {}): RunningCli {
-  const child = spawn(process.execPath, [main, ...args], { env: { ...cleanEnvironment(), ...env } });
+export function startCli(args: readonly string[], env: NodeJS.ProcessEnv = {}, cwd = process.cwd()): RunningCli {
+  const child = spawn(process.execPath, [main, ...args], { env: { ...cleanEnvironment(), ...env }, cwd });
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => {

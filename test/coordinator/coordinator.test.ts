@@ -113,14 +113,14 @@ describe("the coordinator", () => {
   });
 
   it("rejects with a typed error when the file of the thread cannot be loaded", async () => {
-    const error = await failureOf({ workerUrl: new URL("./no-such-file.js", import.meta.url) });
+    const error = await failureOf({ thread: { url: new URL("./no-such-file.js", import.meta.url) } });
     assert.ok(error instanceof RankError, String(error));
     assert.equal(error.code, "RANK_EXITED");
     assert.match(error.message, /no-such-file/);
   });
 
   it("rejects with a typed error when a thread cannot be started at all", async () => {
-    const error = await failureOf({ workerUrl: new URL("https://example.invalid/rank.js") });
+    const error = await failureOf({ thread: { url: new URL("https://example.invalid/rank.js") } });
     assert.ok(error instanceof RankError, String(error));
     assert.equal(error.code, "RANK_START_FAILED");
     assert.equal(error.details.rank, 0);

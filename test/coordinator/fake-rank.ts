@@ -6,6 +6,7 @@ import { spawnSync } from "node:child_process";
 import { createSharedMemoryCollective } from "../../src/collectives/shared-memory.js";
 import { singleRank } from "../../src/collectives/single.js";
 import { CheckpointError, InternalError } from "../../src/core/errors.js";
+import { threadEffects } from "../../src/rank/faulty-program.js";
 import { exposeRank } from "../../src/rank/rank-entry.js";
 import type { LoadedRank, RankProgram } from "../../src/rank/rank-server.js";
 import type { RankInit } from "../../src/rank/rank-service.js";
@@ -28,7 +29,7 @@ function fail(what: Fault["what"], rank: number): Promise<never> {
     case "throw-plain":
       throw new TypeError("weights is not iterable");
     case "exit":
-      return process.exit(7);
+      return threadEffects.exit(7);
     case "uncaught":
       return new Promise(() => {
         setImmediate(() => {
@@ -36,7 +37,7 @@ function fail(what: Fault["what"], rank: number): Promise<never> {
         });
       });
     case "exhaust":
-      for (const hoard: number[][] = []; ; ) hoard.push(new Array<number>(100_000).fill(hoard.length + 0.5));
+      return threadEffects.exhaustHeap();
     case "hang":
       for (;;) Math.random();
     case "stuck":

@@ -30,7 +30,7 @@ const timeouts: CoordinatorTimeouts = {
   closeTimeoutMs: 10_000,
 };
 
-export interface FakeRanksOptions extends Pick<CoordinatorOptions, "onProgress" | "signal" | "workerUrl"> {
+export interface FakeRanksOptions extends Pick<CoordinatorOptions, "onProgress" | "signal" | "thread"> {
   readonly worldSize?: number;
   readonly faults?: readonly Fault[];
   readonly timeouts?: Partial<CoordinatorTimeouts>;
@@ -53,7 +53,7 @@ export function startFakeRanks(options: FakeRanksOptions = {}): Promise<Coordina
       maxModelLength: 64,
       limits: { maxTokens: 16, maxSequences: 2, maxBlocksPerSequence: 4, maxOutputs: 2, maxLogprobs: 0 },
     },
-    workerUrl: new URL("./fake-rank.js", import.meta.url),
+    thread: { url: new URL("./fake-rank.js", import.meta.url) },
     logger: createLogger("silent"),
     ...rest,
     timeouts: { ...timeouts, ...options.timeouts },

@@ -1,4 +1,7 @@
-/** What goes wrong in a rank of fake-rank.ts, and when. */
+/**
+ * What goes wrong in a rank of fake-rank.ts, and when. Those ranks have no model, and so neither tensors nor layers that
+ * faults of src/rank/faults.ts could name; what these faults have in common with those they do the same way.
+ */
 export interface Fault {
   readonly rank: number;
   /** While it loads, or in the step with that number, counted from 1. */

@@ -96,7 +96,7 @@ describe("a simulation without bytes", () => {
 
   for (const { name, parameters, layers } of PUBLISHED) {
     it(`partitions ${name} on 2 to 64 ranks: as many parameters as its authors publish, none twice, none missing`, async () => {
-      for (const worldSize of [2, 6, 8, 16, 32, 64]) {
+      for (const worldSize of [2, 6, 16, 64]) {
         const simulation = await simulate({ config: publishedConfig(name), worldSize, shapeOnly: true });
         const { ownership, config } = simulation;
         const elements = ownership.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
@@ -174,14 +174,18 @@ describe("a simulation without bytes", () => {
     this.timeout(120_000);
     const simulator = new URL("../../src/testing/index.js", import.meta.url).href;
     for (const { name } of PUBLISHED) {
+      // Not getrusage: its maximum is that of the process that forked this one, if that was larger.
       const script = `
+        import { existsSync, readFileSync } from "node:fs";
         import { expectOwnedOnce, simulate } from ${JSON.stringify(simulator)};
         for (const worldSize of [2, 64]) {
           const simulation = await simulate({ config: ${JSON.stringify(publishedConfig(name))}, worldSize, shapeOnly: true });
           expectOwnedOnce(simulation);
           simulation.step();
         }
-        console.log(process.resourceUsage().maxRSS * 1024);`;
+        const status = "/proc/self/status";
+        const peak = existsSync(status) ? /VmHWM:\\s+(\\d+) kB/.exec(readFileSync(status, "utf8")) : null;
+        console.log(peak === null ? process.memoryUsage.rss() : Number(peak[1]) * 1024);`;
       const { stdout, stderr, status } = spawnSync(process.execPath, ["--input-type=module", "--eval", script], {
         encoding: "utf8",
       });
