@@ -121,6 +121,7 @@ napi_value linear(napi_env env, napi_callback_info info) {
   const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
   expect_rows(arguments, "out", out, rows);
   expect_rows(arguments, "x", x, rows);
+  arguments.expect(weight.columns > 0, "expected a weight with at least one input");
   expect_columns(arguments, "x", x, weight.columns);
   expect_columns(arguments, "out", out, weight.rows);
   arguments.expect(bias.data == nullptr || elements(bias) == weight.rows,

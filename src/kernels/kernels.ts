@@ -71,7 +71,10 @@ export interface Kernels {
   /** `residual[m] += x[m]`, then out is the rmsNorm of residual. out may be x. */
   addRmsNorm(out: Operand, residual: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void;
 
-  /** `out[m][n] = sum_k x[m][k] * weight[n][k] + bias[n]`. bias: f32 `[outputs]` or null. */
+  /**
+   * `out[m][n] = sum_k x[m][k] * weight[n][k] + bias[n]`. bias: f32 `[outputs]` or null. With the same kernels and
+   * instruction set, an element has the same bits for any number of rows and whichever outputs the weight holds besides.
+   */
   linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number): void;
 
   /**
@@ -94,7 +97,9 @@ export interface Kernels {
 
   /**
    * Causal attention of the queries in the first `heads * headSize` columns of q over the paged cache, softmax in f32.
-   * Query i of sequence s stands at position `contextLength - queries + i`. out: `[capacity, >= heads * headSize]`.
+   * Query i of sequence s stands at position `contextLength - queries + i`. out: `[capacity, >= heads * headSize]`. With
+   * the same kernels and instruction set, a query has the same bits in a prefill of any length and in a decode step, alone
+   * and among other sequences.
    */
   attention(
     out: Operand,

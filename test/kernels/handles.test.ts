@@ -191,6 +191,7 @@ describe("native kernels check what they are given", () => {
     const weight = { format: "dense", matrix: bind(zeros("bf16", [3, 4])) } as const;
     return [
       [/out to have at least 3 rows/, () => kernels.linear(out, x, weight, null, 3)],
+      [/at least one input/, () => kernels.linear(out, x, { format: "dense", matrix: bind(matrix(3, 0)) }, null, 1)],
       [/x to have 4 columns/, () => kernels.linear(out, out, weight, null, 1)],
       [/out to have 3 columns/, () => kernels.linear(bind(matrix(2, 4)), x, weight, null, 1)],
       [/bias to have 3 elements/, () => kernels.linear(out, x, weight, bind(zeros("f32", [2])), 1)],
