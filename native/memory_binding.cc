@@ -95,7 +95,8 @@ napi_value bind(napi_env env, napi_callback_info info) {
   arguments.expect(misaligned == 0, "expected the address of %s to be a multiple of %zu but it is %zu beyond one",
                    dtype_name(dtype), dtype_bytes(dtype), misaligned);
   // In floating point: the product of two extents may not fit an integer, and no view is longer than 2^53 bytes.
-  const double bytes = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(dtype_bytes(dtype));
+  const double elements = static_cast<double>(rows) * static_cast<double>(columns);
+  const double bytes = elements * static_cast<double>(dtype_bytes(dtype));
   arguments.expect(static_cast<double>(view.length) == bytes,
                    "expected %.17g bytes for [%lld, %lld] %s but received a view of %zu", bytes,
                    static_cast<long long>(rows), static_cast<long long>(columns), dtype_name(dtype), view.length);

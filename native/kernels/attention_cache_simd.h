@@ -124,7 +124,8 @@ struct AttentionCache {
   }
 
   template <class T>
-  static void decode_keys(const AttentionArgs& args, const Entries<T>& entries, const AttentionScratch& to, ReadAhead ahead) {
+  static void decode_keys(const AttentionArgs& args, const Entries<T>& entries, const AttentionScratch& to,
+                          ReadAhead ahead) {
     constexpr std::int64_t kColumns = kSquareColumns<T>;
     constexpr std::int64_t kSquareLines = V::kLanes * kColumns * sizeof(T) / ReadAhead::kLineBytes;
     const Span& span = entries.span;

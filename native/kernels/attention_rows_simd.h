@@ -36,7 +36,8 @@ struct AttentionRows {
 
   // scores[row + r][j] = q . key of position j, unscaled.
   template <int R>
-  static void score_rows(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row, ReadAhead& ahead) {
+  static void score_rows(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row,
+                         ReadAhead& ahead) {
     constexpr std::int64_t kStep = 8;
     const std::int64_t lines = kStep * kSpan * ahead.element_bytes / ReadAhead::kLineBytes;
     V acc[R * kSpanVectors];
@@ -154,8 +155,8 @@ struct AttentionRows {
   }
 
   template <int R>
-  static void add_values(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row, std::int64_t from,
-                         std::int64_t to) {
+  static void add_values(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row,
+                         std::int64_t from, std::int64_t to) {
     if (from >= to) return;
     std::int64_t d = 0;
     for (; d + kHeadVectors * V::kLanes <= args.head_size; d += kHeadVectors * V::kLanes) {
@@ -169,7 +170,8 @@ struct AttentionRows {
 
   // Positions that all R rows see go through the register block; those at the edges, row by row and in order.
   template <int R>
-  static void value_rows(const AttentionArgs& args, const Tile& tile, const Span& span, const AttentionScratch& in, int row) {
+  static void value_rows(const AttentionArgs& args, const Tile& tile, const Span& span, const AttentionScratch& in,
+                         int row) {
     std::int64_t from = 0;
     std::int64_t to = kSpan;
     std::int64_t first[R];
@@ -201,8 +203,8 @@ struct AttentionRows {
   }
 
   template <int R>
-  static void value_block(const AttentionArgs& args, const Tile& tile, const Span& span, const AttentionScratch& in, int row,
-                          int count) {
+  static void value_block(const AttentionArgs& args, const Tile& tile, const Span& span, const AttentionScratch& in,
+                          int row, int count) {
     if (count == R) {
       value_rows<R>(args, tile, span, in, row);
     } else if constexpr (R > 1) {
@@ -211,8 +213,8 @@ struct AttentionRows {
   }
 
   // Rows [begin, end), which share the KV head whose span is decoded.
-  static void attend_span(const AttentionArgs& args, Tile& tile, const Span& span, const AttentionScratch& in, int begin,
-                          int end, ReadAhead ahead) {
+  static void attend_span(const AttentionArgs& args, Tile& tile, const Span& span, const AttentionScratch& in,
+                          int begin, int end, ReadAhead ahead) {
     const auto block = [end](int row) { return end - row < kBlockRows ? end - row : kBlockRows; };
     for (int row = begin; row < end; row += kBlockRows) score_block<kBlockRows>(args, tile, in, row, block(row), ahead);
     for (int row = begin; row < end; row++) soften_row(args, tile, span, in, row);

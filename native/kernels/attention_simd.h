@@ -1,10 +1,10 @@
 // Paged attention for any vector type `V`: online softmax over spans of kSpan positions.
 //
 // The rows of a tile are pairs of a query and a head. Keys and values are decoded once for all rows that read the same
-// KV head, and a tile takes several KV heads where they have few rows, for memory holds them side by side. Keys of a span
-// are transposed: a lane stands for a position, and a score sums along the head in order. Spans begin at multiples of
-// kSpan, and a row leaves out positions it does not see; so its result is the same, bit for bit, in any tile: prefill in
-// one piece, in chunks, or one token at a time.
+// KV head, and a tile takes several KV heads where they have few rows, for memory holds them side by side. Keys of a
+// span are transposed: a lane stands for a position, and a score sums along the head in order. Spans begin at multiples
+// of kSpan, and a row leaves out positions it does not see; so its result is the same, bit for bit, in any tile:
+// prefill in one piece, in chunks, or one token at a time.
 #pragma once
 
 #include "attention_rows_simd.h"
@@ -27,7 +27,7 @@ struct Attention {
   }
   static_assert((2 * kMaxHeadSize + kTileRows) * kSpan * sizeof(float) <= kWorkspaceBytes);
 
-  // Rows of a KV head stand in the order of their queries: the first one sees the earliest position, the last the latest.
+  // Rows stand in the order of their queries: the first sees the earliest position, the last the latest.
   static Span span_at(const Tile& tile, std::int64_t begin) {
     const std::int64_t first = tile.first[0];
     const std::int64_t end = tile.end[tile.rows - 1];

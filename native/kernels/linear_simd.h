@@ -5,9 +5,9 @@
 // computes exactly this, whatever tile an element falls into, so results are bit-identical for any number of rows and
 // any split of the outputs.
 //
-// Two paths. Few rows: weights are decoded on the fly and used for a tile of rows at once; memory bandwidth is the limit.
-// Many rows: a panel of weights is decoded to f32 once, stays in the L2 cache and is used for every row; arithmetic is
-// the limit.
+// Two paths. Few rows: weights are decoded on the fly and used for a tile of rows at once; memory bandwidth is the
+// limit. Many rows: a panel of weights is decoded to f32 once, stays in the L2 cache and is used for every row;
+// arithmetic is the limit.
 #pragma once
 
 #include "numbers.h"

@@ -26,7 +26,7 @@ inline V exp_nonpositive(V x) {
   return V::where_less(x, V::set(-87.33654f), V::zero(), exp_r * V::exp2_whole(n));
 }
 
-// tanh(x), within 4 ulp. NaN stays NaN.
+// tanh(x), within 2 ulp. NaN stays NaN.
 template <class V>
 inline V tanh(V x) {
   const V magnitude = V::abs(x);

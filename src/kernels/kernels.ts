@@ -127,7 +127,8 @@ export interface Kernels {
 
   /**
    * `out[m][firstColumn + n] = sum_k x[m][k] * weight[n][k] + bias[firstColumn + n]`. bias: f32, as long as a row of out,
-   * or null.
+   * or null. With the same kernels and instruction set, an element has the same bits for any number of rows and
+   * whichever outputs the weight holds besides.
    */
   linear(
     out: Operand,
@@ -158,7 +159,9 @@ export interface Kernels {
 
   /**
    * Causal attention of the queries in the first `heads * headSize` columns of q over the paged cache, softmax in f32.
-   * Query i of sequence s stands at position `contextLength - queries + i`. out: `[capacity, >= heads * headSize]`.
+   * Query i of sequence s stands at position `contextLength - queries + i`. out: `[capacity, >= heads * headSize]`. With
+   * the same kernels and instruction set, a query has the same bits in a prefill of any length and in a decode step, alone
+   * and among other sequences.
    */
   attention(
     out: Operand,

@@ -19,7 +19,10 @@ describe("model families against transformers", () => {
       it(`${model} at ${worldSize} ranks: the greedy tokens equal, the logits within ${TOLERANCE}`, async () => {
         const engine = await engineInTurns(fixture(`${model}/bf16`), { worldSize });
         for (const prompt of golden.prompts) {
-          const answer = await collect(engine, prompt.promptIds, { maxTokens: prompt.generatedIds.length, logprobs: 20 });
+          const answer = await collect(engine, prompt.promptIds, {
+            maxTokens: prompt.generatedIds.length,
+            logprobs: 20,
+          });
           expectGolden(answer, prompt, TOLERANCE, `prompt of ${prompt.promptIds.length}`);
         }
       });
