@@ -1,4 +1,5 @@
 // Argmax in plain C++.
+#include <cmath>
 #include <limits>
 
 #include "variants.h"
@@ -11,10 +12,14 @@ void argmax(const ArgmaxArgs& args, Range rows) {
     float best = -std::numeric_limits<float>::infinity();
     std::int64_t column = -1;
     for (std::int64_t i = 0; i < args.columns; i++) {
-      // False for NaN; the second comparison lets a first -Infinity count.
+      // The second comparison lets a first -Infinity count.
       if (x[i] > best || (column < 0 && x[i] == best)) {
         best = x[i];
         column = i;
+      } else if (std::isnan(x[i])) {
+        best = x[i];
+        column = 0;
+        break;
       }
     }
     args.values[m] = best;

@@ -16,6 +16,7 @@ import {
   realpathSync,
   renameSync,
   rmSync,
+  type Stats,
   statfsSync,
   statSync,
 } from "node:fs";
@@ -32,10 +33,12 @@ export class OutputDirectory {
   /** Where the directory is filled. */
   readonly path: string;
   readonly #target: string;
+  readonly #options: OutputDirectoryOptions;
 
-  private constructor(path: string, target: string) {
+  private constructor(path: string, target: string, options: OutputDirectoryOptions) {
     this.path = path;
     this.#target = target;
+    this.#options = options;
   }
 
   /**
@@ -49,15 +52,19 @@ export class OutputDirectory {
     const path = join(parent, `.${basename(target)}.incomplete-${randomBytes(4).toString("hex")}`);
     try {
       mkdirSync(path);
-      return new OutputDirectory(path, target);
+      return new OutputDirectory(path, target, options);
     } catch (error) {
       throw writeFailed(target, error);
     }
   }
 
-  /** Gives the directory its name; the one that has it is removed. Throws ShardloomError `WRITE_FAILED`. */
+  /**
+   * Gives the directory its name; a model that has it and may be overwritten is removed. Throws what `checkOutput` throws, as
+   * time has passed, or ShardloomError `WRITE_FAILED`.
+   */
   commit(): void {
     const target = this.#target;
+    checkOutput(target, this.#options);
     // A directory cannot be exchanged for another in one step: for a moment there is none.
     const replaced = existsSync(target) ? `${this.path}.replaced` : null;
     try {
@@ -72,9 +79,13 @@ export class OutputDirectory {
     }
   }
 
-  /** Removes what was written, unless it has been committed. */
+  /** Removes what was written, unless it has been committed. Throws nothing: it is called because something else went wrong. */
   discard(): void {
-    rmSync(this.path, { recursive: true, force: true });
+    try {
+      rmSync(this.path, { recursive: true, force: true });
+    } catch {
+      // What made the system refuse this is likely to be what went wrong.
+    }
   }
 }
 
@@ -83,17 +94,8 @@ export class OutputDirectory {
  * parent is no directory, or that holds anything but a model. `target` is absolute.
  */
 export function checkOutput(target: string, { overwrite }: OutputDirectoryOptions): void {
-  const parent = dirname(target);
-  if (statSync(parent, { throwIfNoEntry: false })?.isDirectory() !== true) {
-    throw invalidOutput(target, "a path in a directory that exists", `one in ${parent}, which does not`);
-  }
-  try {
-    accessSync(parent, constants.W_OK);
-  } catch (error) {
-    throw writeFailed(target, error);
-  }
-  const status = lstatSync(target, { throwIfNoEntry: false });
-  if (status === undefined) return;
+  const status = statusOf(target);
+  if (status === null) return;
   if (!overwrite) {
     throw new OptionError(
       "OUTPUT_EXISTS",
@@ -104,6 +106,20 @@ export function checkOutput(target: string, { overwrite }: OutputDirectoryOption
   if (!status.isDirectory() || !holdsOnlyModel(target)) {
     throw invalidOutput(target, "a model's directory, or an empty one, to overwrite", "something else");
   }
+}
+
+/** What a path is; null where there is nothing yet, and something can be made. Throws `INVALID_OUTPUT` or `WRITE_FAILED`. */
+function statusOf(target: string): Stats | null {
+  const parent = dirname(target);
+  let exists: boolean;
+  try {
+    exists = statSync(parent, { throwIfNoEntry: false })?.isDirectory() === true;
+    if (exists) accessSync(parent, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw writeFailed(target, error);
+  }
+  if (exists) return lstatSync(target, { throwIfNoEntry: false }) ?? null;
+  throw invalidOutput(target, "a path in a directory that exists", `one in ${parent}, which does not`);
 }
 
 /** Throws OptionError `INVALID_OUTPUT` when `target` is the model that is read, or in the way of it. */

@@ -175,6 +175,9 @@ export interface Kernels {
   /** `out[m][i] = silu(gateUp[m][i]) * gateUp[m][width + i]`; gateUp has twice the columns of out. */
   siluMul(out: Operand, gateUp: Operand, rows: number): void;
 
-  /** Largest of the first `columns` logits of each row and its id, `firstId +` column; the lowest id among equals. NaN is never chosen; a row of NaN gives -Infinity and firstId. */
+  /**
+   * Largest of the first `columns` logits of each row and its id, `firstId +` column; the lowest id among equals. A NaN
+   * anywhere gives NaN and firstId; no columns give -Infinity and firstId.
+   */
   argmax(values: Operand, ids: Operand, logits: Operand, rows: number, columns: number, firstId: number): void;
 }

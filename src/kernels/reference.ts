@@ -208,10 +208,14 @@ class ReferenceKernels implements Kernels {
       let column = -1;
       for (let i = 0; i < columns; i++) {
         const value = from[m * logits.columns + i] ?? Number.NaN;
-        // False for NaN; the second comparison lets a first -Infinity count.
+        // The second comparison lets a first -Infinity count.
         if (value > largest || (column < 0 && value === largest)) {
           largest = value;
           column = i;
+        } else if (Number.isNaN(value)) {
+          largest = value;
+          column = 0;
+          break;
         }
       }
       best[m] = largest;

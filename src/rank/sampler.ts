@@ -133,7 +133,9 @@ class Chooser {
       // Ranks hold ascending ids, so the first among equals has the lowest.
       for (let rank = 1; rank < this.#options.worldSize; rank++) {
         const candidate = rank * this.#rows + row;
-        if ((values[candidate] ?? 0) > (values[best] ?? 0)) best = candidate;
+        const value = values[candidate] ?? Number.NaN;
+        // Nor is a NaN passed over: what the model computes on another rank says nothing then.
+        if (value > (values[best] ?? Number.NaN) || Number.isNaN(value)) best = candidate;
       }
       resultIds[first + row] = Number.isFinite(values[best]) ? (ids[best] ?? NOT_FINITE) : NOT_FINITE;
       resultLogprobs[first + row] = 0;

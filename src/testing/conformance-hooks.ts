@@ -37,7 +37,7 @@ export function hookChecks(subject: Subject): readonly PluginCheck[] {
 
 /** Layers of a kind in the cut; those that do not fit it are left out. */
 async function fittingLayers(subject: Subject, kind: LayerKind, cut: Cut) {
-  const { preparation, layers } = await findLayers(subject, kind, cut.worldSize);
+  const { preparation, layers } = await findLayers(subject, kind);
   return { preparation, layers: layers.filter((layer) => layer.fits(cut) && layer.aligned(cut)) };
 }
 

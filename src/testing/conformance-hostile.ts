@@ -185,7 +185,7 @@ async function findTargets(subject: Subject): Promise<readonly Target[]> {
   const targets: Target[] = [];
   const kinds: readonly LayerKind[] = LAYER_KINDS.filter((kind) => kind !== "replicated" && !subject.skips(kind));
   for (const kind of kinds) {
-    const { preparation, layers } = await findLayers(subject, kind, CUT.worldSize);
+    const { preparation, layers } = await findLayers(subject, kind);
     for (const layer of layers.filter((each) => each.fits(CUT) && each.aligned(CUT))) {
       const names = new Set<string>();
       let own = false;

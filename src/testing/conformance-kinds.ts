@@ -26,6 +26,8 @@ import type { Preparation } from "./preparation.js";
 
 /** A few are enough for what does not depend on where a cut lies. */
 const APPLIED_CUTS = CUTS.slice(0, 5);
+/** What is whole on every rank is no other for another number of ranks. */
+const REPLICATED_CUTS = [CUTS[1], CUTS[2]].filter((cut) => cut !== undefined);
 
 export function kindChecks(subject: Subject): readonly PluginCheck[] {
   return LAYER_KINDS.filter((kind) => !subject.skips(kind)).flatMap((kind) => {
@@ -35,7 +37,7 @@ export function kindChecks(subject: Subject): readonly PluginCheck[] {
     const values = check("hold the expected values", () => checkExpected(subject, kind));
     const others = [
       check("are loaded, processed and applied on one rank", () => checkWhole(subject, kind)),
-      check(kind === "replicated" ? "are the same on all ranks" : "are slices of the whole on 2 to 8 ranks", () =>
+      check(kind === "replicated" ? "are the same on 2 and 3 ranks" : "are slices of the whole on 2 to 8 ranks", () =>
         checkShards(subject, kind),
       ),
       check("are applied in shards as the whole is", () => checkShardedApply(subject, kind)),
@@ -51,9 +53,10 @@ interface Kind {
 }
 
 /** Throws SimulationAssertionError where the model has no matrix for the kind: a check of nothing proves nothing. */
-export async function findLayers(subject: Subject, kind: LayerKind, worldSize: number): Promise<Kind> {
+export async function findLayers(subject: Subject, kind: LayerKind): Promise<Kind> {
   return within(`the model of ${subject.name}`, {}, async () => {
-    const preparation = await subject.prepare(worldSize);
+    // How many ranks there are, layers are told when they are built.
+    const preparation = await subject.prepare(1);
     const checkpoint = await openCheckpoint(preparation);
     const layers = layersOf(preparation, checkpoint, subject.cutsAt, kind);
     checkpoint.close();
@@ -71,7 +74,7 @@ async function loadWhole({ preparation, layers }: Kind): Promise<readonly Loaded
 
 async function checkExpected(subject: Subject, kind: LayerKind): Promise<void> {
   const { expected = () => undefined } = subject.fixture;
-  const found = await findLayers(subject, kind, 1);
+  const found = await findLayers(subject, kind);
   const ranks = await loadWhole(found);
   let compared = 0;
   for (const [i, layer] of found.layers.entries()) {
@@ -88,7 +91,7 @@ async function checkExpected(subject: Subject, kind: LayerKind): Promise<void> {
 }
 
 async function checkWhole(subject: Subject, kind: LayerKind): Promise<void> {
-  const found = await findLayers(subject, kind, 1);
+  const found = await findLayers(subject, kind);
   const ranks = await loadWhole(found);
   await checkLayers("1 rank", subject, found.layers, ranks, await wholesOf(found.layers, ranks));
 }
@@ -138,7 +141,7 @@ function checkTiling(where: string, modules: ReturnType<typeof modulesOf>): void
 
 async function checkShards(subject: Subject, kind: LayerKind): Promise<void> {
   let served = 0;
-  await inCuts(subject, kind, CUTS, async ({ cut, ranks, wholes }) => {
+  await inCuts(subject, kind, kind === "replicated" ? REPLICATED_CUTS : CUTS, async ({ cut, ranks, wholes }) => {
     for (const rank of ranks) {
       for (const [i, module] of rank?.linears.entries() ?? []) {
         await compareShard(describeCut(cut), module, wholes[i] ?? new Map(), sameBits);
@@ -154,10 +157,15 @@ async function checkShards(subject: Subject, kind: LayerKind): Promise<void> {
 }
 
 async function checkShardedApply(subject: Subject, kind: LayerKind): Promise<void> {
-  await inCuts(subject, kind, APPLIED_CUTS, async ({ cut, layers, ranks, wholes }) => {
-    const loaded = ranks.filter((rank) => rank !== null);
-    if (loaded.length === ranks.length) await checkLayers(describeCut(cut), subject, layers, loaded, wholes);
-  });
+  await inCuts(
+    subject,
+    kind,
+    kind === "replicated" ? REPLICATED_CUTS : APPLIED_CUTS,
+    async ({ cut, layers, ranks, wholes }) => {
+      const loaded = ranks.filter((rank) => rank !== null);
+      if (loaded.length === ranks.length) await checkLayers(describeCut(cut), subject, layers, loaded, wholes);
+    },
+  );
 }
 
 /** Layers on all ranks of a cut. */
@@ -177,7 +185,7 @@ async function inCuts(
   cuts: readonly Cut[],
   use: (inCut: InCut) => Promise<void>,
 ): Promise<void> {
-  const found = await findLayers(subject, kind, 1);
+  const found = await findLayers(subject, kind);
   const wholes = await wholesOf(found.layers, await loadWhole(found));
   const wholeOf = new Map(found.layers.map((layer, i) => [layer, wholes[i] ?? new Map()]));
   for (const cut of cuts) {
@@ -186,8 +194,7 @@ async function inCuts(
     const demanded = fitting.filter((layer) => !optional.includes(layer));
     for (const layers of [demanded, ...optional.map((layer) => [layer])]) {
       if (layers.length === 0) continue;
-      const preparation = await subject.prepare(cut.worldSize);
-      const ranks = await loadCut(preparation, layers, cut, layers !== demanded);
+      const ranks = await loadCut(found.preparation, layers, cut, layers !== demanded);
       await use({ cut, layers, ranks, wholes: layers.map((layer) => wholeOf.get(layer) ?? new Map()) });
     }
   }

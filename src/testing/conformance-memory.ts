@@ -56,7 +56,7 @@ async function checkAfterDropping(subject: Subject): Promise<void> {
 
 async function load(subject: Subject, watched: Watched): Promise<readonly Held[]> {
   const kind = LAYER_KINDS.find((each) => !subject.skips(each)) ?? "replicated";
-  const { preparation, layers } = await findLayers(subject, kind, CUT.worldSize);
+  const { preparation, layers } = await findLayers(subject, kind);
   const fitting = layers.filter((layer) => layer.fits(CUT) && layer.aligned(CUT));
   const held: Held[] = [];
   for (let rank = 0; rank < CUT.worldSize; rank++) {

@@ -15,7 +15,7 @@ it("the build makes the command executable, as npx needs it in the checkout", ()
 describe("the plugins that come with the command line", () => {
   it("are those of package.json, as files to import", () => {
     const urls = defaultPlugins(logger);
-    assert.equal(urls.length, 1);
+    assert.equal(urls.length, 2);
     for (const url of urls) assert.ok(existsSync(fileURLToPath(url)), url);
   });
 
@@ -62,6 +62,15 @@ describe("the bar that shows how loading goes", () => {
       assert.ok(terminal.text.includes(shown), terminal.text);
     });
   }
+
+  it("shows how far quantizing has got", () => {
+    const terminal = terminalOf();
+    const bar = createLoadingBar(terminal);
+    assert.ok(bar !== null);
+    bar.quantized({ bytesDone: 3_000_000, totalBytes: 4_000_000 });
+    bar.stop();
+    assert.match(terminal.text, /Quantizing .* 75% {2}3 MB of 4 MB/);
+  });
 
   it("shows a download before", () => {
     const terminal = terminalOf();

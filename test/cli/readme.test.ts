@@ -76,8 +76,44 @@ describe("the code in the documentation", () => {
     assert.deepEqual(JSON.parse(stdout).outputs[0].token_ids, prompt.generatedIds);
   });
 
+  it("docs/plugins.md: the checkpoint quantizer writes signs and mean magnitudes of every row", async () => {
+    const quantizer = blocks(page("docs/plugins.md"), "js").find((code) => code.startsWith("// signs.mjs"));
+    assert.ok(quantizer !== undefined);
+    writeFileSync(join(folder, "signs.mjs"), quantizer);
+    const out = join(models.path, "signs");
+    const [line = ""] = blocks(page("docs/plugins.md"), "sh").filter((code) => code.includes("quantize"));
+    const args = line.trim().split(" ").slice(2);
+    const places = new Map([
+      ["./signs.mjs", join(folder, "signs.mjs")],
+      ["./llama", TINY_LLAMA],
+      ["./llama-signs", out],
+    ]);
+    const { code, stderr } = await cli(args.map((arg) => places.get(arg) ?? arg));
+    assert.equal(code, 0, stderr);
+    const name = "model.layers.1.mlp.up_proj.weight";
+    const [source, written] = [SafetensorsDirectory.open(TINY_LLAMA), SafetensorsDirectory.open(out)];
+    const bits = new Uint16Array(256 * 128);
+    source.tensors.get(name)?.read(new Uint8Array(bits.buffer), 0);
+    const values = [...bits].map(bf16ToF32);
+    const signs = new Int8Array(values.length);
+    const scales = new Float32Array(256);
+    written.tensors.get(name)?.read(new Uint8Array(signs.buffer), 0);
+    written.tensors.get(`${name}.scales`)?.read(new Uint8Array(scales.buffer), 0);
+    assert.deepEqual(
+      [...signs],
+      values.map((value) => (value < 0 ? -1 : 1)),
+    );
+    scales.forEach((scale, row) => {
+      const magnitudes = values.slice(row * 128, (row + 1) * 128).map(Math.abs);
+      const mean = magnitudes.reduce((sum, value) => sum + value, 0) / 128;
+      assert.ok(Math.abs(scale - mean) < 1e-5 * mean, `row ${row}: expected ${mean} but received ${scale}`);
+    });
+    source.close();
+    written.close();
+  });
+
   it("README.md shows flags and commands that exist", async () => {
-    const help = (await Promise.all(["generate", "chat", "score"].map((name) => cli(["help", name])))).map(
+    const help = (await Promise.all(["generate", "chat", "score", "quantize"].map((name) => cli(["help", name])))).map(
       ({ stdout }) => stdout,
     );
     const known = new Set(help.join("\n").match(/--[a-z][a-z-]*/g));

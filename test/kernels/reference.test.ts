@@ -66,17 +66,17 @@ describe("reference kernels", () => {
     assertNear(numbersOf(out), [0, 2 * logistic, -2 * (1 - logistic)]);
   });
 
-  it("choose the lowest id among the largest logits", () => {
-    const [values, ids] = [zeros("f32", [2]), zeros("i32", [2])];
+  it("choose the lowest id among the largest logits, and none where one is not a number", () => {
+    const [values, ids] = [zeros("f32", [3]), zeros("i32", [3])];
     scoped(kernels, (bind) => {
-      const logits = bind(floats("f32", [2, 4], [1, 3, Number.NaN, 3, -2, -1, -3, 9]));
-      kernels.argmax(bind(values), bind(ids), logits, 2, 3, 100);
+      const logits = bind(floats("f32", [3, 4], [1, 3, 3, Number.NaN, -2, -1, -3, 9, 4, Number.NaN, 5, 0]));
+      kernels.argmax(bind(values), bind(ids), logits, 3, 3, 100);
     });
     assert.deepEqual(
       [numbersOf(values), numbersOf(ids)],
       [
-        [3, -1],
-        [101, 101],
+        [3, -1, Number.NaN],
+        [101, 101, 100],
       ],
     );
   });

@@ -3,6 +3,7 @@ import type { Plugin } from "shardloom/plugin";
 import { checkpointQuantizer } from "./checkpoint-quantizer.js";
 import { bitsandbytes, METHOD } from "./config.js";
 
+export { checkpointQuantizer } from "./checkpoint-quantizer.js";
 export { CODEBOOKS, DYNAMIC_MAP, type FourBitType } from "./codebooks.js";
 export { bitsandbytes, SKIP_LIST_WARNING } from "./config.js";
 export { expandAbsmax, type NestedAbsmax, quantizeAbsmax } from "./double-quant.js";

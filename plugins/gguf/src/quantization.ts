@@ -5,6 +5,7 @@
 import {
   type Checkpoint,
   type CheckpointTensor,
+  InternalError,
   type LinearLayer,
   type LinearMethod,
   OptionError,
@@ -31,7 +32,9 @@ export const ggufQuantization: QuantizationConfigFactory = {
 
 class GgufQuantizationConfig implements QuantizationConfig {
   readonly name = METHOD;
-  readonly #source: Checkpoint;
+  /** Null once the layers have been made: nothing of a checkpoint is kept beyond its loading. */
+  #source: Checkpoint | null;
+  #view: WeakRef<Checkpoint> | null = null;
   readonly #codebooks = new Codebooks();
   /** Block size in which a layer takes the codes of a tensor, by the tensor's name. */
   readonly #taken = new Map<string, number>();
@@ -41,6 +44,8 @@ class GgufQuantizationConfig implements QuantizationConfig {
   }
 
   linearMethod(layer: LinearLayer): LinearMethod | null {
+    if (this.#source === null)
+      throw new InternalError(`${layer.prefix} was made after the checkpoint had been asked for`);
     const segments = planSegments(layer, this.#source);
     if (segments.every(({ storage }) => storage.kind === "plain")) return null;
     for (const { storage, parts } of segments) {
@@ -50,9 +55,24 @@ class GgufQuantizationConfig implements QuantizationConfig {
     return new BlockLinearMethod(segments, this.#codebooks);
   }
 
-  /** The file, with codes, scales and minimums in the place of each matrix whose layer takes them. */
+  /**
+   * The file, with codes, scales and minimums in the place of each matrix whose layer takes them. Made when it is first
+   * asked for; whoever loads holds it.
+   */
   get checkpoint(): Checkpoint {
-    const source = this.#source;
+    if (this.#source !== null) {
+      const view = this.#viewOf(this.#source);
+      this.#view = new WeakRef(view);
+      this.#source = null;
+      return view;
+    }
+    const view = this.#view?.deref();
+    if (view === undefined)
+      throw new InternalError("the checkpoint of a quantization config was asked for after loading");
+    return view;
+  }
+
+  #viewOf(source: Checkpoint): Checkpoint {
     const tensors = new Map<string, CheckpointTensor>();
     for (const tensor of source.tensors.values()) {
       const blockSize = this.#taken.get(tensor.name);

@@ -1,4 +1,4 @@
-/** What the `gguf` package reads from fixtures/formats.gguf. */
+/** What the `gguf` package reads from the files of fixtures/. */
 import { bf16ToF32, f16ToF32 } from "shardloom/plugin";
 import { fixtureBytes } from "./fixture.js";
 
@@ -9,11 +9,12 @@ export interface Expected {
   readonly bytes: Uint8Array;
 }
 
-export function readExpected(): Expected[] {
+/** Every tensor of a file: of fixtures/formats.gguf unless told otherwise. */
+export function readExpected(file: "formats" | "model" = "formats"): Expected[] {
   const index: Record<string, { dtype: string; shape: number[]; offset: number; bytes: number }> = JSON.parse(
-    Buffer.from(fixtureBytes("formats.expected.json")).toString(),
+    Buffer.from(fixtureBytes(`${file}.expected.json`)).toString(),
   );
-  const values = fixtureBytes("formats.expected.bin");
+  const values = fixtureBytes(`${file}.expected.bin`);
   return Object.entries(index).map(([name, { dtype, shape, offset, bytes }]) => ({
     name,
     dtype,
