@@ -33,12 +33,12 @@ interface QuantizeFlags extends SourceFlags {
 }
 
 const EXPLANATION = `
-The formats are those of the plugins. The one that comes with shardloom brings nf4, fp4 and int8, and writes what transformers
-with bitsandbytes writes and loads: config.json says how the weights are quantized, the tokenizer and the like are copied.
+Formats come from plugins; an unknown one is answered with those there are. Weights of linear layers are quantized, embeddings
+and norms never are; config.json says how, and the tokenizer and the like are copied, or written where the source is one file.
 
-Without --skip the format chooses what it leaves as it is; nf4, fp4 and int8 leave the output head. A list replaces that
-choice: add --skip lm_head to keep it. A pattern names modules by their whole name, a dotted prefix of it or one of its
-components; * stands for any characters, ? for one. Embeddings and norms are never quantized.
+Without --skip the format chooses what it leaves as it is, as a rule the output head. A list replaces that choice: add
+--skip lm_head to keep it. A pattern names modules by their whole name, a dotted prefix of it or one of its components;
+* stands for any characters, ? for one.
 
 The directory appears when it is complete. A run that fails or is interrupted leaves nothing; one that is killed may leave
 a hidden directory, .OUT.incomplete-*, beside it, which can be removed.
@@ -53,9 +53,9 @@ export function addQuantizeCommand(program: Command, context: CommandContext): v
   command
     .optionsGroup("Result:")
     .requiredOption("-o, --out <directory>", "the model to make")
-    .requiredOption("--format <format>", "to quantize into: nf4, fp4, int8, or another that a plugin brings")
+    .requiredOption("--format <format>", "to quantize into, one that a plugin brings")
     .option("--double-quant", "quantize the scales as well")
-    .option("--block-size <n>", "weights to a scale: a power of two from 32 to 4096", wholeNumber("--block-size", 1))
+    .option("--block-size <n>", "weights to a scale", wholeNumber("--block-size", 1))
     .option("--skip <glob>", "modules to leave as they are; may be given several times", collect)
     .option(
       "--quantization-option <key=value>",
