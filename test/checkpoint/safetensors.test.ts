@@ -137,14 +137,16 @@ describe("reading a file at a position", () => {
     file.close();
   });
 
-  it("reports a file that was truncated after it was opened", () => {
-    const path = folder.write("a.safetensors", vectorsBytes({ a: [1, 2, 3, 4] }));
+  it("reports a file that was truncated after it was opened, and names the tensor", () => {
+    const path = folder.write("a.safetensors", vectorsBytes({ "weights.a": [1, 2, 3, 4] }));
     const file = SafetensorsFile.open(path);
     truncateSync(path, readFileSync(path).length - 1);
     assert.throws(
-      () => file.tensors.get("a")?.read(new Uint8Array(4), 0),
-      checkpointError("SHORT_READ", /4 bytes.*after 3/),
+      () => file.tensors.get("weights.a")?.read(new Uint8Array(4), 0),
+      checkpointError("SHORT_READ", /a\.safetensors: expected 4 bytes of weights\.a at.*after 3/),
     );
+    const details = { file: path, tensor: "weights.a", expected: 4, received: 3 };
+    assert.throws(() => file.tensors.get("weights.a")?.read(new Uint8Array(4), 0), { details });
     assert.equal(file.bytesRead, 0);
     file.close();
   });

@@ -15,7 +15,7 @@ describe("docs/testing.md", () => {
     );
     const files = readdirSync(join(root, EXAMPLES)).map((name) => `${EXAMPLES}/${name}`);
     assert.deepEqual([...shown.keys()].sort(), files.sort());
-    assert.equal(files.length, 3);
+    assert.equal(files.length, 4);
     for (const [file, code] of shown) assert.equal(code, readFileSync(join(root, file), "utf8"), file);
     assert.doesNotMatch(page, /^```ts$/m, "a block of TypeScript that no test runs");
   });

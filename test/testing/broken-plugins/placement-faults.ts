@@ -85,10 +85,12 @@ class AskingForOffsets extends NibblesMethod {
   }
 }
 
+export const takingVFromItsFirstRow = withMethod(WrongOffsetForV);
+
 export const placementFaults: readonly BrokenPlugin[] = [
   {
     what: "takes v from its first row on",
-    plugin: withMethod(WrongOffsetForV),
+    plugin: takingVFromItsFirstRow,
     fixture: separate,
     caughtBy: "qkv layers are slices of the whole on 2 to 8 ranks",
     message:
