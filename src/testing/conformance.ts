@@ -12,6 +12,7 @@ import { kindChecks } from "./conformance-kinds.js";
 import { loaderChecks } from "./conformance-loader.js";
 import { memoryChecks } from "./conformance-memory.js";
 import { registrationChecks } from "./conformance-registration.js";
+import { settingsChecks } from "./conformance-settings.js";
 import { wholeModelChecks } from "./conformance-whole-model.js";
 
 /**
@@ -41,6 +42,7 @@ function fixtureChecks(plugin: Plugin, fixture: PluginFixture): readonly PluginC
     ...hookChecks(subject),
     ...kindChecks(subject),
     ...hostileChecks(subject),
+    ...settingsChecks(subject),
     ...memoryChecks(subject),
     ...wholeModelChecks(subject),
   ];

@@ -10,9 +10,9 @@ import {
   type StoredMatrix,
 } from "../../../src/testing/index.js";
 import { writeNibFile } from "./nib-file.js";
-import { blocksOf, METHOD, quantize } from "./nibbles.js";
+import { BLOCK, blocksOf, METHOD, quantize } from "./nibbles.js";
 
-const settings: JsonObject = { quant_method: METHOD };
+const settings: JsonObject = { quant_method: METHOD, block_size: BLOCK };
 
 function store({ module, shape, values }: MatrixToStore): StoredMatrix {
   const [outputs, inputs] = shape;

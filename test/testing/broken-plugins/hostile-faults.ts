@@ -1,8 +1,8 @@
 /** Plugins that believe what a checkpoint says. */
-import { CheckpointError, type CheckpointTensor, type LinearLayer } from "../../../src/plugin.js";
+import { CheckpointError, type CheckpointTensor, type JsonObject, type LinearLayer } from "../../../src/plugin.js";
 import { type BrokenPlugin, withConfig } from "./broken-plugin.js";
 import { separate } from "./fixtures.js";
-import { blocksOf, NibblesConfig, type Shown, type Stored, tensorBytes } from "./nibbles.js";
+import { BLOCK, blocksOf, NibblesConfig, type Shown, type Stored, tensorBytes } from "./nibbles.js";
 
 /** Takes scales that are not there for ones. */
 class SwallowingAMissingSidecar extends NibblesConfig {
@@ -61,6 +61,14 @@ class ReadingOn extends NibblesConfig {
   }
 }
 
+class TrustingSettings extends NibblesConfig {
+  protected override readSettings(settings: JsonObject): void {
+    // From a file, whatever the type says.
+    const { block_size: size }: { readonly block_size?: number } = JSON.parse(JSON.stringify(settings));
+    if (size?.toFixed() !== String(BLOCK)) super.readSettings(settings);
+  }
+}
+
 class LosingWhatItDoesNotKnow extends NibblesConfig {
   protected override listed(tensors: ReadonlyMap<string, CheckpointTensor>): ReadonlyMap<string, CheckpointTensor> {
     return new Map([...tensors].filter(([name]) => !name.includes("surplus")));
@@ -103,6 +111,13 @@ export const hostileFaults: readonly BrokenPlugin[] = [
     fixture: separate,
     caughtBy: "a scale that is no number is refused",
     message: /scales given NaN as element 0/,
+  },
+  {
+    what: "trusts its settings",
+    plugin: withConfig(TrustingSettings),
+    fixture: separate,
+    caughtBy: "settings and options that mean nothing are refused",
+    message: /^settings with "block_size": "nonsense": expected .* PLUGIN_FAILED: .*toFixed is not a function/,
   },
   {
     what: "loses tensors that it does not know",

@@ -9,10 +9,12 @@ import {
   type Checkpoint,
   CheckpointError,
   type CheckpointTensor,
+  describeValue,
   dtypeBytes,
   type ExecutionWeight,
   elementCount,
   f32Of,
+  type JsonObject,
   type Kernels,
   type LinearLayer,
   type LinearMethod,
@@ -167,6 +169,17 @@ export class NibblesConfig implements QuantizationConfig {
   constructor({ checkpoint, ...request }: QuantizationRequest) {
     this.source = checkpoint;
     this.request = request;
+    this.readSettings(request.settings);
+  }
+
+  /** Throws CheckpointError `INVALID_CONFIG`. */
+  protected readSettings({ block_size: size = BLOCK }: JsonObject): void {
+    if (size === BLOCK) return;
+    const received = describeValue(size);
+    throw new CheckpointError("INVALID_CONFIG", `expected block_size to be ${BLOCK} but received ${received}`, {
+      expected: BLOCK,
+      received,
+    });
   }
 
   linearMethod(layer: LinearLayer): LinearMethod | null {
