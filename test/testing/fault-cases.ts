@@ -100,7 +100,7 @@ export async function observe(subject: Subject, worldSize: number): Promise<Fact
   }
 }
 
-/** Cases over subjects that have been observed at every world size. */
+/** Cases over subjects, at the world sizes from 1 at which they have been observed. */
 export function faultCases(
   observed: ReadonlyMap<Subject, readonly Facts[]>,
   weights: FaultWeights,
@@ -118,13 +118,14 @@ export function faultCases(
   return fc
     .record({
       subject: fc.constantFrom(...subjects),
-      worldSize: fc.integer({ min: 1, max: Math.max(...subjects.map(({ maxWorldSize }) => maxWorldSize)) }),
+      worldSize: fc.integer({ min: 1, max: Math.max(...[...observed.values()].map((facts) => facts.length)) }),
       verifyCollectives: fc.boolean(),
       draws: fc.array(draw, { maxLength: 4 }),
     })
     .map(({ subject, worldSize: wanted, verifyCollectives, draws }) => {
-      const worldSize = Math.min(wanted, subject.maxWorldSize);
-      const facts = observed.get(subject)?.[worldSize - 1] ?? assert.fail(`${subject.name} on ${worldSize} ranks`);
+      const seen = observed.get(subject) ?? [];
+      const worldSize = Math.min(wanted, seen.length);
+      const facts = seen[worldSize - 1] ?? assert.fail(`${subject.name} on ${worldSize} ranks`);
       const verified = verifyCollectives && worldSize > 1;
       const faults = withoutBlindSpots(draws.map((each) => faultOf(each, worldSize, facts, verified)));
       const drawn = { subject, facts, worldSize, verifyCollectives, faults };
