@@ -47,7 +47,7 @@ describe("an answer", () => {
       maxSequences: fc.integer({ min: 1, max: 5 }),
       maxOutputs: fc.integer({ min: 1, max: 6 }),
       blockSize: fc.integer({ min: 1, max: 5 }),
-      spareBlocks: fc.nat(12),
+      spareBlocks: fc.nat(5),
     });
     let preemptions = 0;
     const property = fc.asyncProperty(
