@@ -102,14 +102,16 @@ struct CollectiveRank::Request {
   uint32_t size;
   uint32_t width;
   uint32_t checksum;
+  uint32_t site;
 };
 
-bool CollectiveRank::open(void* base, size_t size_bytes, uint32_t rank, CollectiveRank& out) {
+bool CollectiveRank::open(void* base, size_t size_bytes, uint32_t rank, uint32_t site, CollectiveRank& out) {
   auto* words = static_cast<uint32_t*>(base);
   const size_t needed = described_bytes(words, size_bytes);
   if (needed == 0 || needed > size_bytes || rank >= words[kWorldSize]) return false;
   out.words_ = words;
   out.rank_ = rank;
+  out.site_ = site;
   out.world_size_ = words[kWorldSize];
   out.slots_ = words + kFirstRankLine + out.world_size_ * kLineWords;
   out.slot_elements_ = words[kSlotBytes] / sizeof(uint32_t);
@@ -225,7 +227,8 @@ CollectiveStatus CollectiveRank::check_requests(uint32_t phase, const Request& r
     Request theirs;
     std::memcpy(&theirs, line(r) + kRequest + (phase & 1) * kRequestWords, sizeof(theirs));
     // The width is a rank's own affair; the checksum covers all of them.
-    if (theirs.kind != request.kind || theirs.size != request.size || theirs.checksum != request.checksum) {
+    if (theirs.kind != request.kind || theirs.size != request.size || theirs.checksum != request.checksum ||
+        theirs.site != request.site) {
       return poison(CollectiveStatus::kMismatch);
     }
   }
@@ -238,7 +241,7 @@ CollectiveStatus CollectiveRank::poison(CollectiveStatus reason) const {
 
 CollectiveStatus CollectiveRank::all_reduce(float* data, size_t count) {
   CollectiveStatus status = enter();
-  const Request request{kAllReduce, static_cast<uint32_t>(count), 0, 0};
+  const Request request{kAllReduce, static_cast<uint32_t>(count), 0, 0, site_};
   size_t done = 0;
   do {
     if (status != CollectiveStatus::kDone) return status;
@@ -301,7 +304,7 @@ CollectiveStatus CollectiveRank::all_gather(ConstMatrix data, Matrix out, size_t
   CollectiveStatus status = enter();
   if (status != CollectiveStatus::kDone) return status;
   const Request request{kAllGather | static_cast<uint32_t>(type) << kTypeShift, static_cast<uint32_t>(rows),
-                        static_cast<uint32_t>(width), checksum};
+                        static_cast<uint32_t>(width), checksum, site_};
   const auto share = [&](size_t columns, size_t done) {
     const size_t total = rows * columns;
     return total <= done ? 0 : std::min(total - done, slot_elements_);
@@ -329,7 +332,8 @@ CollectiveStatus CollectiveRank::all_gather(ConstMatrix data, Matrix out, size_t
 
 CollectiveStatus CollectiveRank::broadcast(uint32_t* data, size_t count, CollectiveType type, uint32_t root) {
   CollectiveStatus status = enter();
-  const Request request{kBroadcast | static_cast<uint32_t>(type) << kTypeShift, static_cast<uint32_t>(count), 0, root};
+  const Request request{kBroadcast | static_cast<uint32_t>(type) << kTypeShift, static_cast<uint32_t>(count), 0, root,
+                        site_};
   size_t done = 0;
   do {
     if (status != CollectiveStatus::kDone) return status;
@@ -345,7 +349,7 @@ CollectiveStatus CollectiveRank::broadcast(uint32_t* data, size_t count, Collect
 
 CollectiveStatus CollectiveRank::barrier() {
   const CollectiveStatus status = enter();
-  return status == CollectiveStatus::kDone ? meet(next_phase(), Request{kBarrier, 0, 0, 0}) : status;
+  return status == CollectiveStatus::kDone ? meet(next_phase(), Request{kBarrier, 0, 0, 0, site_}) : status;
 }
 
 bool wake_collectives(void* base, size_t size_bytes) {

@@ -31,8 +31,11 @@ enum class CollectiveType : std::uint32_t { kF32 = 0, kI32 = 1 };
  */
 class CollectiveRank {
  public:
-  /** False when the bytes hold no region of this layout version, or have no such rank. */
-  static bool open(void* base, std::size_t size_bytes, std::uint32_t rank, CollectiveRank& out);
+  /**
+   * False when the bytes hold no region of this layout version, or have no such rank. `site` digests the name of the
+   * module that calls; ranks that call for different ones do not belong together, even if they want the same.
+   */
+  static bool open(void* base, std::size_t size_bytes, std::uint32_t rank, std::uint32_t site, CollectiveRank& out);
 
   /**
    * Sums `count` f32 over all ranks, in place: ((r0 + r1) + r2) + ..., each sum rounded to f32. A NaN becomes the quiet
@@ -80,6 +83,7 @@ class CollectiveRank {
   std::uint32_t* words_ = nullptr;
   std::uint32_t* slots_ = nullptr;
   std::uint32_t rank_ = 0;
+  std::uint32_t site_ = 0;
   std::uint32_t world_size_ = 0;
   std::size_t slot_elements_ = 0;
   std::size_t slot_stride_ = 0;

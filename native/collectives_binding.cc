@@ -16,9 +16,10 @@ constexpr std::int64_t kMostElements = INT32_MAX;
 CollectiveRank read_rank(Arguments& arguments) {
   const Region region = arguments.tensor("region", DType::u8);
   const auto rank = static_cast<std::uint32_t>(arguments.integer("rank", 0, INT32_MAX));
+  const auto site = static_cast<std::uint32_t>(arguments.integer("site", 0, INT32_MAX));
   CollectiveRank collective;
   if (arguments.ok()) {
-    arguments.expect(CollectiveRank::open(region.data, region.bytes, rank, collective),
+    arguments.expect(CollectiveRank::open(region.data, region.bytes, rank, site, collective),
                      "expected a region of collectives with a rank %u but received %zu other bytes", rank,
                      region.bytes);
   }
@@ -45,7 +46,7 @@ napi_value to_value(napi_env env, CollectiveStatus status) {
 }
 
 napi_value all_reduce(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "allReduce", 4);
+  Arguments arguments(env, info, "allReduce", 5);
   CollectiveRank collective = read_rank(arguments);
   const Region data = arguments.tensor("data", DType::f32);
   const std::int64_t count = arguments.integer("count", 0, kMostElements);
@@ -58,7 +59,7 @@ napi_value all_reduce(napi_env env, napi_callback_info info) {
 }
 
 napi_value all_gather(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "allGather", 7);
+  Arguments arguments(env, info, "allGather", 8);
   CollectiveRank collective = read_rank(arguments);
   const Region data = read_payload(arguments, "data");
   const Region out = read_payload(arguments, "out");
@@ -81,7 +82,7 @@ napi_value all_gather(napi_env env, napi_callback_info info) {
 }
 
 napi_value broadcast(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "broadcast", 5);
+  Arguments arguments(env, info, "broadcast", 6);
   CollectiveRank collective = read_rank(arguments);
   const Region data = read_payload(arguments, "data");
   const std::int64_t count = arguments.integer("count", 0, kMostElements);
@@ -98,7 +99,7 @@ napi_value broadcast(napi_env env, napi_callback_info info) {
 }
 
 napi_value barrier(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "barrier", 2);
+  Arguments arguments(env, info, "barrier", 3);
   CollectiveRank collective = read_rank(arguments);
   return arguments.ok() ? to_value(env, collective.barrier()) : nullptr;
 }

@@ -7,7 +7,7 @@
 
 namespace shardloom::collectives_layout {
 
-inline constexpr std::uint32_t kLayoutVersion = 0x53480001;
+inline constexpr std::uint32_t kLayoutVersion = 0x53480002;
 inline constexpr std::uint32_t kMaxWorldSize = 64;
 inline constexpr std::size_t kLineWords = 32;
 
@@ -26,7 +26,7 @@ inline constexpr std::size_t kParked = kLineWords + 1;
 inline constexpr std::size_t kFirstRankLine = 2 * kLineWords;
 inline constexpr std::size_t kArrived = 0;
 inline constexpr std::size_t kRequest = 1;
-inline constexpr std::size_t kRequestWords = 4;
+inline constexpr std::size_t kRequestWords = 5;
 inline constexpr std::size_t kTimeoutMs = 16;
 inline constexpr std::size_t kSpinMicros = 17;
 inline constexpr std::size_t kYieldMicros = 18;

@@ -28,6 +28,7 @@ struct Setup {
 constexpr int kRounds = 300;
 constexpr std::size_t kMostElements = 200;
 constexpr std::size_t kGatherRows = 5;
+constexpr std::uint32_t kSite = 4711;
 constexpr std::uint32_t kDeadlineMs = 60'000;
 
 std::atomic<int> failures{0};
@@ -59,7 +60,9 @@ void format(std::uint32_t* words, const Setup& setup) {
 class Rank {
  public:
   Rank(std::uint32_t* words, const Setup& setup, std::uint32_t rank) : setup_(setup), rank_(rank) {
-    check(CollectiveRank::open(words, region_bytes(setup.world_size, setup.slot_bytes), rank, collective_), "open");
+    const std::size_t bytes = region_bytes(setup.world_size, setup.slot_bytes);
+    check(CollectiveRank::open(words, bytes, rank, kSite, collective_), "open");
+    check(CollectiveRank::open(words, bytes, rank, kSite + (rank == 0), deviant_), "open for another site");
   }
 
   void run() {
@@ -69,8 +72,11 @@ class Rank {
       if (round_ % 5 == 0) broadcast();
       if (round_ % 7 == 0) check(collective_.barrier() == CollectiveStatus::kDone, "barrier");
     }
-    // One rank asks for something else: all must notice, and stay that way.
-    const CollectiveStatus status = rank_ == 0 ? collective_.barrier() : collective_.all_reduce(values_.data(), 3);
+    // One rank asks for something else, or for another module: all must notice, and stay that way.
+    const bool by_kind = setup_.world_size % 2 == 0;
+    const CollectiveStatus status = by_kind && rank_ == 0 ? collective_.barrier()
+                                    : by_kind             ? collective_.all_reduce(values_.data(), 3)
+                                                          : deviant_.all_reduce(values_.data(), 3);
     check(status == CollectiveStatus::kMismatch, "mismatch");
     check(collective_.barrier() == CollectiveStatus::kMismatch, "after the mismatch");
   }
@@ -126,6 +132,7 @@ class Rank {
   std::uint32_t rank_;
   int round_ = 0;
   CollectiveRank collective_;
+  CollectiveRank deviant_;
   std::vector<float> values_ = std::vector<float>(kMostElements);
 };
 

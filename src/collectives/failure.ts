@@ -1,7 +1,8 @@
 /** Errors of collectives: all of them say which rank asked for what, as its how manieth request, and for which module. */
 import { CollectiveError, type ErrorDetails } from "../core/errors.js";
 import type { CollectiveRequest } from "./collective.js";
-import { describeRequest, forSite, REQUEST_WORD, writeRequest } from "./request.js";
+import { REQUEST_WORDS } from "./region.js";
+import { describeRequest, forSite, writeRequest } from "./request.js";
 
 /** The request that failed. */
 export interface FailedRequest {
@@ -19,7 +20,7 @@ export function collectiveError(
   what: string,
   details: ErrorDetails = {},
 ): CollectiveError {
-  const words = new Int32Array(REQUEST_WORD.checksum + 1);
+  const words = new Int32Array(REQUEST_WORDS);
   writeRequest(words, 0, request, rank);
   const { site = "" } = request;
   const subject = `rank ${rank}, request ${sequence} (${describeRequest(words, 0)}${forSite(site)})`;

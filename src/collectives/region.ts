@@ -15,7 +15,7 @@ import { InternalError } from "../core/errors.js";
 import { MAX_WORLD_SIZE } from "../core/rank.js";
 
 /** Changes with the layout and the protocol. */
-export const LAYOUT_VERSION = 0x53480001;
+export const LAYOUT_VERSION = 0x53480002;
 
 export const LINE_BYTES = 128;
 export const LINE_WORDS = LINE_BYTES / 4;
@@ -50,7 +50,7 @@ export const RANK_LINE = {
   spinBudget: 19,
 } as const;
 
-export const REQUEST_WORDS = 4;
+export const REQUEST_WORDS = 5;
 
 /** Keeps equal places of different slots out of the same cache sets. */
 const SLOT_PADDING_BYTES = 3 * LINE_BYTES;

@@ -1,13 +1,14 @@
 /**
- * What ranks compare before they trust each other: every request as four words. Equal words mean that the ranks ask for
- * the same thing, but for the third, a rank's own width, in which they may differ; a checksum covers everybody's.
+ * What ranks compare before they trust each other: every request as five words. Equal words mean that the ranks ask for
+ * the same thing for the same module, but for the third, a rank's own width, in which they may differ; a checksum covers
+ * everybody's. Modules are compared by a digest of their names.
  */
 import { InternalError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import type { AllGather, CollectiveRequest } from "./collective.js";
 
 /** Offsets of the words of a request. */
-export const REQUEST_WORD = { kind: 0, size: 1, width: 2, checksum: 3 } as const;
+export const REQUEST_WORD = { kind: 0, size: 1, width: 2, checksum: 3, site: 4 } as const;
 
 const kindCodes = { allReduce: 1, allGather: 2, broadcast: 3, barrier: 4 } as const;
 const kindNames = ["nothing more", "allReduce", "allGather", "broadcast", "barrier"];
@@ -23,6 +24,24 @@ export function widthsChecksum(widths: readonly number[]): number {
   let digest = 0x811c9dc5;
   for (const width of widths) digest = Math.imul(digest ^ width, 16777619) ^ (digest >>> 15);
   return digest & 0x3fffffff;
+}
+
+const siteDigests = new Map<string, number>();
+
+/**
+ * A positive 30-bit digest of the module that asks, 0 for none. Digested once for each name: a model has a few hundred,
+ * two of which meet in one digest with a probability of 1 to some 10,000; their swapping alone would then go unnoticed.
+ */
+export function siteDigest(site: string | undefined): number {
+  if (site === undefined || site === "") return 0;
+  let digest = siteDigests.get(site);
+  if (digest === undefined) {
+    digest = 0x811c9dc5;
+    for (let i = 0; i < site.length; i++) digest = Math.imul(digest ^ site.charCodeAt(i), 16777619) ^ (digest >>> 15);
+    digest = digest & 0x3fffffff || 1;
+    siteDigests.set(site, digest);
+  }
+  return digest;
 }
 
 /** Writes the words of `rank`'s request at `words[at]`. */
@@ -47,14 +66,16 @@ export function writeRequest(words: Int32Array, at: number, request: CollectiveR
   words[at + REQUEST_WORD.size] = size;
   words[at + REQUEST_WORD.width] = width;
   words[at + REQUEST_WORD.checksum] = checksum;
+  words[at + REQUEST_WORD.site] = siteDigest(request.site);
 }
 
-/** True if the requests written at two places ask for the same thing. */
+/** True if the requests written at two places ask for the same thing, for the same module. */
 export function sameRequest(words: Int32Array, a: number, b: number): boolean {
   return (
     words[a + REQUEST_WORD.kind] === words[b + REQUEST_WORD.kind] &&
     words[a + REQUEST_WORD.size] === words[b + REQUEST_WORD.size] &&
-    words[a + REQUEST_WORD.checksum] === words[b + REQUEST_WORD.checksum]
+    words[a + REQUEST_WORD.checksum] === words[b + REQUEST_WORD.checksum] &&
+    words[a + REQUEST_WORD.site] === words[b + REQUEST_WORD.site]
   );
 }
 

@@ -167,12 +167,14 @@ export interface NativeAddon {
   ): void;
 
   // collectives: see src/collectives/region.ts. They block until all ranks call, and return a STATUS of region.ts.
+  // `site` digests the name of the module that asks, and must be the same on every rank.
   /** Sums the first `count` f32 of `data` over all ranks, in place, in rank order. */
-  allReduce(region: NativeHandle, rank: number, data: NativeHandle, count: number): number;
+  allReduce(region: NativeHandle, rank: number, site: number, data: NativeHandle, count: number): number;
   /** Row m of `out` becomes row m of every rank's `data`; this rank contributes `width` columns. */
   allGather(
     region: NativeHandle,
     rank: number,
+    site: number,
     data: NativeHandle,
     out: NativeHandle,
     rows: number,
@@ -180,14 +182,14 @@ export interface NativeAddon {
     checksum: number,
   ): number;
   /** The first `count` elements of `data` on rank `root` replace those of every rank. */
-  broadcast(region: NativeHandle, rank: number, data: NativeHandle, count: number, root: number): number;
-  barrier(region: NativeHandle, rank: number): number;
+  broadcast(region: NativeHandle, rank: number, site: number, data: NativeHandle, count: number, root: number): number;
+  barrier(region: NativeHandle, rank: number, site: number): number;
   /** Wakes all ranks that are parked in one of the above, so that they see that the region was poisoned. */
   wakeCollectives(region: Uint8Array): void;
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */
-export const NATIVE_ABI = 2;
+export const NATIVE_ABI = 3;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon }

@@ -189,6 +189,30 @@ for (const engine of engines) {
       assert.match(failureOf(nameless[1] ?? assert.fail()).message, /asks for allReduce of 1 f32$/);
     });
 
+    it("two collectives of equal kind and size that one rank swaps, or one that it skips, name both modules on every rank", async () => {
+      const of = (site: string): Step => ({ do: "allReduce", count: 576, seed: 1, site });
+      const [first, o, down] = [of("embed_tokens"), of("layers.0.o_proj"), of("layers.0.down_proj")];
+      for (const deviant of [
+        [first, down, o, down],
+        [first, down],
+      ]) {
+        const region = createRegion({ worldSize: 3 });
+        const usual = [first, o, down, o];
+        const outcomes = await runThreads({ region, engine, scripts: [usual, deviant, usual] });
+        assertAllFailed(outcomes, "COLLECTIVE_MISMATCH");
+        for (const outcome of outcomes) {
+          const { message, details } = failureOf(outcome);
+          const sites = ["layers.0.o_proj", "layers.0.down_proj"];
+          if (outcome.rank === 1) sites.reverse();
+          assert.match(
+            message,
+            new RegExp(`expected allReduce of 576 f32 for ${sites[0]} .* 576 f32 for ${sites[1]}$`),
+          );
+          assert.deepEqual([details["sequence"], details["site"], details["otherSite"]], [2, ...sites]);
+        }
+      }
+    });
+
     it("requests that do not fit their operands are refused before any other rank is met", () => {
       const collective = createSharedMemoryCollective(createRegion({ worldSize: 2 }), 1, {
         timeoutMs: LONG_TIMEOUT_MS,

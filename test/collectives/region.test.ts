@@ -98,12 +98,12 @@ describe("region of collectives", () => {
     const { buffer, base, capacity } = region.memory;
     const whole = addon.bind(new Uint8Array(buffer, base, capacity), "u8", 1, capacity);
     const cut = addon.bind(new Uint8Array(buffer, base, capacity - 1), "u8", 1, capacity - 1);
-    assert.throws(() => addon.barrier(whole, 2), RangeError);
-    assert.throws(() => addon.barrier(cut, 0), RangeError);
+    assert.throws(() => addon.barrier(whole, 2, 0), RangeError);
+    assert.throws(() => addon.barrier(cut, 0, 0), RangeError);
     assert.throws(() => addon.wakeCollectives(new Uint8Array(64)), RangeError);
     assert.throws(() => addon.wakeCollectives(new Uint8Array(0)), RangeError);
     wordsOf(region)[HEADER.worldSize] = 0x7fffffff;
-    assert.throws(() => addon.barrier(whole, 0), RangeError);
+    assert.throws(() => addon.barrier(whole, 0, 0), RangeError);
   });
 });
 
