@@ -16,6 +16,7 @@ import { createLogger } from "./core/logger.js";
 import { checkWorldSize } from "./core/rank.js";
 import { type CapacityOptions, planCapacity } from "./engine/capacity.js";
 import { createEngine, type Engine } from "./engine/engine.js";
+import { type ModelPlan, planModel } from "./engine/model-plan.js";
 import { createKernels } from "./kernels/select.js";
 import { dummyLoader } from "./loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "./loading/plugins.js";
@@ -49,9 +50,11 @@ export type {
   TokenLogprob,
   TokenLogprobs,
 } from "./engine/generation.js";
+export type { ModelPlan, PlannedModel, PlanProblem, RankPlan, Replicated, Uneven } from "./engine/model-plan.js";
 export type { SamplingOptions } from "./engine/sampling.js";
 export type { FinishReason } from "./engine/sequence.js";
 export { SUPPORTED_ARCHITECTURES } from "./models/registry.js";
+export type { StepExchange } from "./rank/group-plan.js";
 export type { RankReport } from "./rank/model-runner.js";
 
 /** How far one rank is with loading. */
@@ -144,6 +147,53 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   }
 }
 
+/** What is planned. Only `model` is needed; sizes are those of an engine. */
+export interface PlanOptions extends CapacityOptions {
+  /** A directory, a file, a hub id `org/name[@revision]`, or a config.json without weights. */
+  readonly model: string;
+  readonly revision?: string | undefined;
+  /** Default 1. */
+  readonly tensorParallelSize?: number | undefined;
+  readonly plugins?: readonly string[] | undefined;
+  readonly loadFormat?: string | undefined;
+  readonly quantization?: string | undefined;
+  readonly quantizationOptions?: JsonObject | undefined;
+  readonly dtype?: "auto" | FloatDType | undefined;
+  readonly kvCacheDtype?: FloatDType | undefined;
+  /** Memory that everything has to fit into, in bytes. Default: this machine's. */
+  readonly memoryBytes?: number | undefined;
+  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Says what each rank would own, what ranks would exchange, and every reason why the model would not run, without
+ * loading a weight: from the headers of the weight files, or from config.json (and the index) where there are none.
+ *
+ * Throws OptionError for an option that means nothing, PluginError for a plugin that is missing or broken,
+ * CheckpointError `MODEL_NOT_FOUND` and what the hub answers. What keeps this model from running is in `problems`.
+ */
+export async function plan(options: PlanOptions): Promise<ModelPlan> {
+  const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
+  const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
+  const { dtype = "auto", revision, signal, onDownload, loadFormat, memoryBytes } = options;
+  const registries = await loadPlugins(resolvePlugins(options.plugins ?? []));
+  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload, weights: false });
+  return planModel(
+    {
+      path,
+      worldSize,
+      loadFormat,
+      quantization: choiceOf(options),
+      dtype: dtype === "auto" ? dtype : checkDtype("dtype", dtype),
+      kvCacheDtype,
+      capacity: options,
+      ...(memoryBytes === undefined ? {} : { memoryBytes: checkCount("memoryBytes", memoryBytes) }),
+    },
+    registries,
+  );
+}
+
 /** How a model is quantized. `model`, `out` and `format` are needed. */
 export interface QuantizeOptions {
   /** A directory, a file, or a hub id `org/name[@revision]`. */
@@ -230,7 +280,10 @@ function reporter(report: (progress: LoadProgress) => void, totalBytes: number):
 }
 
 /** Throws OptionError `INVALID_OPTION` for options of no method. */
-function choiceOf({ quantization, quantizationOptions = {} }: LaunchOptions): QuantizationChoice | null {
+function choiceOf({
+  quantization,
+  quantizationOptions = {},
+}: Pick<LaunchOptions, "quantization" | "quantizationOptions">): QuantizationChoice | null {
   if (quantization !== undefined) return { method: quantization, options: quantizationOptions };
   const [option] = Object.keys(quantizationOptions);
   if (option === undefined) return null;

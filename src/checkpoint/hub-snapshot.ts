@@ -29,6 +29,8 @@ export interface DownloadProgress {
 }
 
 export interface SnapshotOptions {
+  /** False for what describes the model alone: config.json, the index, the tokenizer. Default true. */
+  readonly weights?: boolean | undefined;
   /** Called for every chunk of every file that is downloaded; never for what the cache already holds. */
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -63,7 +65,7 @@ export async function resolveSnapshot(
   settings: HubSettings,
   options: SnapshotOptions = {},
 ): Promise<HubSnapshot> {
-  const cached = findCached(repository, settings);
+  const cached = findCached(repository, settings, options.weights ?? true);
   if (settings.offline) {
     if (typeof cached === "string") throw offlineError(repository, settings, cached);
     return cached;
@@ -79,12 +81,13 @@ export async function resolveSnapshot(
   }
 }
 
-/** The complete snapshot that the cache has of a revision, or what it lacks. */
-function findCached(repository: HubRepository, settings: HubSettings): HubSnapshot | string {
+/** The snapshot that the cache has of a revision, complete as far as it is needed, or what it lacks. */
+function findCached(repository: HubRepository, settings: HubSettings, weights: boolean): HubSnapshot | string {
   const commit = cachedCommit(settings, repository);
   if (commit === null) return "nothing of it";
   const path = snapshotFolder(settings, repository, commit);
   if (!existsSync(join(path, "config.json"))) return `no config.json of commit ${commit}`;
+  if (!weights) return { path, commit, checked: false };
   try {
     const missing = selectWeightFiles(readdirSync(path), path).files.find((name) => !existsSync(join(path, name)));
     return missing === undefined ? { path, commit, checked: false } : `no ${missing} of commit ${commit}`;
@@ -131,6 +134,8 @@ class SnapshotDownload {
     const path = snapshotFolder(this.#settings, this.#repository, commit);
     const descriptions = names.filter((name) => DESCRIPTION.test(name) && !OTHER_INDEX.test(name));
     await this.#ensure(descriptions, path, commit);
+    // The revision's name is left where it is: it stands for a snapshot that can be loaded.
+    if (this.#options.weights === false) return { path, commit, checked: true };
     const { id, revision } = this.#repository;
     const { files } = selectWeightFiles(names, path, `${id}@${revision}`);
     await this.#ensure(files, path, commit);

@@ -7,6 +7,8 @@ import type { DownloadProgress, HubSnapshot } from "./hub-snapshot.js";
 export interface ResolveModelOptions {
   /** Branch, tag or commit of a hub repository; `main` by default. */
   readonly revision?: string | undefined;
+  /** False where config.json and what else describes the model will do: of a hub repository, no weights are downloaded. */
+  readonly weights?: boolean | undefined;
   /** Hears of every chunk that is downloaded. */
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined;
   /** Cancels a download. */

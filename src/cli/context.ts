@@ -7,4 +7,6 @@ export interface CommandContext {
   readonly interruption: Interruption;
   /** A line of information for the person at the terminal; never a result. */
   note(line: string): void;
+  /** What the process is to exit with where the command ends well but has bad news; 0 unless it is called. */
+  exitWith(code: number): void;
 }

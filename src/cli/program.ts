@@ -4,6 +4,7 @@ import { addChatCommand } from "./chat.js";
 import type { CommandContext } from "./context.js";
 import { addGenerateCommand } from "./generate.js";
 import { readPackageManifest } from "./package-manifest.js";
+import { addPlanCommand } from "./plan.js";
 import { addQuantizeCommand } from "./quantize.js";
 import { addScoreCommand } from "./score.js";
 
@@ -45,6 +46,7 @@ export function createProgram(context: CommandContext): Command {
   addGenerateCommand(program, context);
   addChatCommand(program, context);
   addScoreCommand(program, context);
+  addPlanCommand(program, context);
   addQuantizeCommand(program, context);
   return program;
 }

@@ -12,15 +12,19 @@ export async function run(args: readonly string[]): Promise<number> {
   const stdout = new Output(process.stdout, () => interruption.outputClosed());
   // Nobody is left to tell when stderr is gone.
   process.stderr.on("error", () => {});
+  let outcome: number = EXIT_OK;
   const context: CommandContext = {
     stdout,
     interruption,
     note: (line) => process.stderr.write(`${line}\n`),
+    exitWith: (code) => {
+      outcome = code;
+    },
   };
   interruption.listen();
   try {
     await createProgram(context).parseAsync(args, { from: "user" });
-    return interruption.exitCode ?? EXIT_OK;
+    return interruption.exitCode ?? outcome;
   } catch (error) {
     // What was interrupted complains of nothing else.
     if (interruption.exitCode !== null) return interruption.exitCode;

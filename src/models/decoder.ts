@@ -17,6 +17,7 @@ import {
   rangeOf,
   rangeSize,
   type Split,
+  SplitAttempts,
   scaleSplit,
   splitHeads,
   splitSize,
@@ -47,11 +48,12 @@ interface Partition {
 }
 
 function partition(config: DecoderConfig, worldSize: number): Partition {
-  return {
-    heads: splitHeads(config.heads, config.kvHeads, worldSize),
-    intermediate: splitSize(config.intermediateSize, worldSize, "intermediate size"),
-    vocabulary: splitVocabulary(config.vocabularySize, worldSize),
-  };
+  const splits = new SplitAttempts();
+  const heads = splits.attempt(() => splitHeads(config.heads, config.kvHeads, worldSize));
+  const intermediate = splits.attempt(() => splitSize(config.intermediateSize, worldSize, "intermediate size"));
+  const vocabulary = splits.attempt(() => splitVocabulary(config.vocabularySize, worldSize));
+  if (heads === undefined || intermediate === undefined || vocabulary === undefined) throw splits.error();
+  return { heads, intermediate, vocabulary };
 }
 
 /** Buffers that the blocks of a model share. Widths are this rank's. */

@@ -129,6 +129,30 @@ export function splitVocabulary(size: number, worldSize: number): Split {
   return splitUnits(size, preferredUnit(size, worldSize), worldSize, "vocabulary");
 }
 
+/** Makes several splits and keeps every reason why some cannot be made: who changes the number of ranks wants them all. */
+export class SplitAttempts {
+  readonly #errors: PartitionError[] = [];
+
+  /** What `split` makes; undefined where it throws PartitionError. */
+  attempt<Made>(split: () => Made): Made | undefined {
+    try {
+      return split();
+    } catch (error) {
+      if (!(error instanceof PartitionError)) throw error;
+      this.#errors.push(error);
+      return undefined;
+    }
+  }
+
+  /** All that failed as one error, with the code and the details of the first. */
+  error(): PartitionError {
+    const [first] = this.#errors;
+    if (first === undefined) throw new RangeError("no split has failed");
+    if (this.#errors.length === 1) return first;
+    return new PartitionError(first.code, this.#errors.map(({ message }) => message).join("; "), first.details);
+  }
+}
+
 /** Every range of a split multiplied by `factor`: heads into rows. */
 export function scaleSplit(split: Split, factor: number): Split {
   return split.map(({ start, end }) => ({ start: start * factor, end: end * factor }));

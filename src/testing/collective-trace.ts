@@ -1,5 +1,6 @@
 /** The trace of a group: every collective of every step, by rank. Plain data, but for the recorder that makes it. */
 import type { CollectiveRequest } from "../collectives/collective.js";
+import { payloadBytes } from "../collectives/payload-bytes.js";
 
 /** One collective, as all ranks took part in it. Arrays have one entry a rank. */
 export interface CollectiveRecord {
@@ -93,19 +94,5 @@ export class TraceRecorder {
 
   #zeros(): number[] {
     return new Array<number>(this.#worldSize).fill(0);
-  }
-}
-
-/** Bytes that a rank puts into a collective. Elements of operands have four bytes. */
-function payloadBytes(request: CollectiveRequest, rank: number): number {
-  switch (request.kind) {
-    case "allReduce":
-      return 4 * request.count;
-    case "allGather":
-      return 4 * request.rows * (request.widths[rank] ?? 0);
-    case "broadcast":
-      return rank === request.root ? 4 * request.count : 0;
-    case "barrier":
-      return 0;
   }
 }

@@ -36,6 +36,18 @@ describe("a model of the hub", () => {
       assert.equal((await safetensorsLoader.describe(model.path)).chatTemplate, "{{ messages }}");
     });
 
+    it("without its weights where what describes it will do; they come when they are asked for", async () => {
+      const { path } = await resolveModel("org/tiny", { weights: false });
+      assert.ok(existsSync(join(path, "config.json")));
+      assert.equal(existsSync(join(path, FIRST)), false);
+      assert.equal(existsSync(at.inCache("refs", "main")), false);
+      const whole = await resolveModel("org/tiny");
+      assert.equal(whole.path, path);
+      assert.deepEqual(await tensorsOf(whole), ["a", "b"]);
+      await goOffline();
+      assert.equal((await resolveModel("org/tiny", { weights: false })).path, path);
+    });
+
     it("so that Hugging Face's library finds the revision, its branch and all its files in the cache", async () => {
       const { path, hub: snapshot } = await resolveModel("org/tiny");
       const { repos, warnings } = await scanCacheDir();

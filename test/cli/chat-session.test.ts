@@ -52,7 +52,7 @@ class Terminal {
       engine: this.parrot,
       sampling: {},
       system: undefined,
-      context: { stdout, interruption, note: (line) => this.notes.push(line) },
+      context: { stdout, interruption, note: (line) => this.notes.push(line), exitWith: () => {} },
       input: this.#input,
       terminal: output,
     }).run();

@@ -1,0 +1,257 @@
+/**
+ * The plan of a model on some ranks: what each will own, what they exchange, and every reason why it would fail, from
+ * config.json and the headers of the weight files. No weight is read; without weight files config.json alone will do.
+ */
+import { totalmem } from "node:os";
+import type { WeightMap } from "../checkpoint/index-file.js";
+import type { FloatDType } from "../core/dtype.js";
+import { PartitionError } from "../core/errors.js";
+import type { JsonObject } from "../core/json.js";
+import type { Registries } from "../loading/plugins.js";
+import type { ModelConfig, ModelFamily } from "../models/model.js";
+import { selectFamily } from "../models/registry.js";
+import type { Range } from "../parallel/partition.js";
+import type { QuantizationChoice } from "../quantization/registry.js";
+import { expectedTensors } from "../rank/expected-weights.js";
+import { type GroupPlan, planGroup, type StepExchange } from "../rank/group-plan.js";
+import type { RankOptions } from "../rank/rank-options.js";
+import { type Capacity, type CapacityOptions, planCapacity } from "./capacity.js";
+import { type Replicated, replicatedIn, type Uneven, unevenIn } from "./plan-sharing.js";
+import { Findings, findSource, type PlanProblem, type PlanSource } from "./plan-source.js";
+
+export type { Replicated, Uneven } from "./plan-sharing.js";
+export type { PlanProblem } from "./plan-source.js";
+
+/** Version of the plan's shape: it changes when something is renamed, removed, or comes to mean something else. */
+export const PLAN_VERSION = 1;
+
+/** What a plan is made for. */
+export interface ModelPlanOptions {
+  /** Local path: a directory, a file of weights, or a config.json. */
+  readonly path: string;
+  readonly worldSize: number;
+  readonly loadFormat?: string | undefined;
+  readonly quantization: QuantizationChoice | null;
+  readonly dtype: "auto" | FloatDType;
+  readonly kvCacheDtype: FloatDType;
+  /** Sizes as for an engine. With `maxModelLength` the KV cache is that of `maxSequences` whole sequences. */
+  readonly capacity: CapacityOptions;
+  /** Memory that there is for everything. Default: this machine's. */
+  readonly memoryBytes?: number | undefined;
+}
+
+/** What one rank will own, in bytes where nothing else is said. */
+export interface RankPlan {
+  readonly rank: number;
+  /** Query heads and KV heads of each attention layer; null in a model without. */
+  readonly queryHeads: Range | null;
+  readonly kvHeads: Range | null;
+  /** Rows and columns of each linear layer, in the order of the model. */
+  readonly layers: readonly {
+    readonly prefix: string;
+    readonly rows: number;
+    readonly columns: number;
+  }[];
+  readonly parameterBytes: number;
+  /** Of these, bytes that other ranks hold as well. */
+  readonly replicatedBytes: number;
+  readonly kvCacheBytes: number;
+  readonly activationBytes: number;
+  readonly totalBytes: number;
+}
+
+/** The size of a model, as its config.json has it. */
+export type PlannedModel = Pick<
+  ModelConfig,
+  | "architecture"
+  | "layers"
+  | "hiddenSize"
+  | "heads"
+  | "kvHeads"
+  | "headSize"
+  | "vocabularySize"
+  | "maxPositions"
+  | "dtype"
+>;
+
+/** Plain data, in JSON as it is. */
+export interface ModelPlan {
+  readonly version: typeof PLAN_VERSION;
+  readonly path: string;
+  readonly loadFormat: string;
+  /** Where shapes come from: the headers of the weight files, or config.json alone. */
+  readonly source: "headers" | "config";
+  readonly worldSize: number;
+  readonly model: PlannedModel | null;
+  readonly quantization: string | null;
+  readonly dtype: FloatDType | null;
+  readonly kvCacheDtype: FloatDType;
+  readonly maxModelLength: number | null;
+  readonly maxSequences: number | null;
+  /** Empty where a problem kept the ranks from being planned. */
+  readonly ranks: readonly RankPlan[];
+  /** Largest parameter bytes of a rank over the mean of all: 1 is even. */
+  readonly imbalance: number | null;
+  /** Parameter bytes, what several ranks hold counted once. */
+  readonly uniqueBytes: number | null;
+  readonly totalBytes: number | null;
+  readonly memoryBytes: number;
+  readonly replicated: readonly Replicated[];
+  readonly uneven: readonly Uneven[];
+  readonly decode: StepExchange | null;
+  readonly problems: readonly PlanProblem[];
+  readonly notes: readonly string[];
+}
+
+/** Sizes that any machine has room for, to go on with when the ones asked for are wrong. */
+const LEAST: Capacity = {
+  maxModelLength: 1,
+  blockSize: 1,
+  blocks: 1,
+  limits: { maxTokens: 1, maxSequences: 1, maxBlocksPerSequence: 1, maxOutputs: 1, maxLogprobs: 0 },
+};
+
+/** Plans a model. What would keep it from running is in the plan; throws only OptionError, for options that mean nothing. */
+export async function planModel(options: ModelPlanOptions, registries: Registries): Promise<ModelPlan> {
+  const found = new Findings();
+  const source = await found.awaiting(() => findSource(options.path, options.loadFormat, registries, found));
+  if (source === undefined) return emptyPlan(options, found);
+  const { description, loadFormat } = source;
+  const family = found.attempt(() => selectFamily(description.config));
+  const model = found.attempt(() => family?.parseConfig(description.config));
+  if (family === undefined || model === undefined) return emptyPlan(options, found, source);
+  const quantization = found.attempt(() => registries.quantization.select(description.config, options.quantization));
+  const capacity = capacityOf(options, model, found);
+  if (source.index !== null) checkNames(source.index, expectedNames(family, description.config), found);
+  const ranks: RankOptions = {
+    path: options.path,
+    loadFormat,
+    description,
+    worldSize: options.worldSize,
+    quantization: quantization ?? null,
+    dtype: options.dtype === "auto" ? model.dtype : options.dtype,
+    kvCacheDtype: options.kvCacheDtype,
+    ...(capacity ?? LEAST),
+  };
+  const group = await found.awaiting(() => planGroup(ranks, registries));
+  const plan = emptyPlan(options, found, source, sizeOf(model));
+  const sizes = {
+    quantization: quantization?.method ?? null,
+    dtype: ranks.dtype,
+    maxModelLength: capacity?.maxModelLength ?? null,
+    maxSequences: capacity?.limits.maxSequences ?? null,
+  };
+  return group === undefined ? { ...plan, ...sizes } : { ...plan, ...sizes, ...groupPlan(group, plan, found) };
+}
+
+function expectedNames(family: ModelFamily, config: JsonObject) {
+  const names = new Set(expectedTensors(family, config).map(({ name }) => name));
+  return { names, ignored: (name: string) => family.ignores(name, config) };
+}
+
+/** Holds the names of an index to those that the model's layers take. Weights in a quantized format have names of their own. */
+function checkNames(
+  index: WeightMap,
+  { names, ignored }: ReturnType<typeof expectedNames>,
+  { problems, notes }: Findings,
+): void {
+  const missing = [...names].filter((name) => !index.has(name));
+  const [absent] = missing;
+  const surplus = [...index.keys()].filter((name) => !names.has(name) && !ignored(name));
+  const [unknown] = surplus;
+  if (absent === undefined && unknown === undefined) return;
+  if (absent === undefined && unknown !== undefined) {
+    notes.push(
+      `the index names ${surplus.length} tensors beside the weights (${unknown}, ...), as quantized checkpoints do; sizes are those of unquantized weights`,
+    );
+    return;
+  }
+  const message = `the index has no ${absent}${missing.length > 1 ? ` and lacks ${missing.length - 1} more` : ""}`;
+  problems.push({ code: "MISSING_TENSOR", message });
+}
+
+/** The capacity asked for; undefined, with a finding, where it cannot be. A partition that fails is found by the ranks. */
+function capacityOf(options: ModelPlanOptions, model: ModelConfig, found: Findings): Capacity | undefined {
+  const { capacity, worldSize, kvCacheDtype } = options;
+  const asked = capacity.maxModelLength !== undefined || capacity.maxSequences !== undefined;
+  const unlimited = asked && capacity.kvCacheBytes === undefined ? { kvCacheBytes: Number.MAX_SAFE_INTEGER } : {};
+  return found.attempt(() => {
+    try {
+      return planCapacity(model, { ...capacity, ...unlimited }, worldSize, kvCacheDtype);
+    } catch (error) {
+      if (error instanceof PartitionError) return undefined;
+      throw error;
+    }
+  });
+}
+
+function sizeOf(model: ModelConfig): PlannedModel {
+  const { architecture, layers, hiddenSize, heads, kvHeads, headSize, vocabularySize, maxPositions, dtype } = model;
+  return { architecture, layers, hiddenSize, heads, kvHeads, headSize, vocabularySize, maxPositions, dtype };
+}
+
+function emptyPlan(
+  options: ModelPlanOptions,
+  { problems, notes }: Findings,
+  source?: PlanSource,
+  model: PlannedModel | null = null,
+): ModelPlan {
+  return {
+    version: PLAN_VERSION,
+    path: options.path,
+    loadFormat: source?.loadFormat ?? options.loadFormat ?? "auto",
+    source: source?.source ?? "config",
+    worldSize: options.worldSize,
+    model,
+    quantization: null,
+    dtype: null,
+    kvCacheDtype: options.kvCacheDtype,
+    maxModelLength: null,
+    maxSequences: null,
+    ranks: [],
+    imbalance: null,
+    uniqueBytes: null,
+    totalBytes: null,
+    memoryBytes: options.memoryBytes ?? totalmem(),
+    replicated: [],
+    uneven: [],
+    decode: null,
+    problems,
+    notes,
+  };
+}
+
+function groupPlan({ ownership, decode }: GroupPlan, { memoryBytes }: ModelPlan, { problems }: Findings) {
+  const ranks = ownership.ranks.map((rank, i): RankPlan => {
+    const { parameterBytes, kvCacheBytes, activationBytes } = rank;
+    return {
+      rank: rank.rank,
+      queryHeads: rank.queryHeads,
+      kvHeads: rank.kvHeads,
+      layers: rank.layers.map(({ prefix, parts, inputs }) => ({
+        prefix,
+        rows: parts.reduce((sum, { rows }) => sum + rows.end - rows.start, 0),
+        columns: inputs.end - inputs.start,
+      })),
+      parameterBytes,
+      replicatedBytes: ownership.replicatedBytes[i] ?? 0,
+      kvCacheBytes,
+      activationBytes,
+      totalBytes: parameterBytes + kvCacheBytes + activationBytes,
+    };
+  });
+  const totalBytes = ranks.reduce((sum, rank) => sum + rank.totalBytes, 0);
+  if (totalBytes > memoryBytes) {
+    const message = `all ranks together need ${totalBytes} bytes of memory, but there are ${memoryBytes}`;
+    problems.push({ code: "OUT_OF_MEMORY", message });
+  }
+  return {
+    ranks,
+    imbalance: ownership.imbalance,
+    uniqueBytes: ownership.uniqueBytes,
+    totalBytes,
+    replicated: replicatedIn(ownership),
+    uneven: unevenIn(ownership),
+    decode,
+  };
+}
