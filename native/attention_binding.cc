@@ -3,6 +3,7 @@
 #include "arguments.h"
 #include "kernels/kernels.h"
 #include "operand_checks.h"
+#include "work_cost.h"
 
 namespace shardloom {
 namespace {
@@ -69,6 +70,20 @@ void expect_batch(Arguments& arguments, const Batch& batch, std::int64_t block_s
                    static_cast<long long>(rows), batch.query_starts[batch.sequences]);
 }
 
+// Units of a sequence and a KV head. Their cost is that of an average one; a checked batch has no negative numbers.
+Work attention_work(const AttentionArgs& args, std::int64_t sequences) {
+  const double head_bytes = 2 * static_cast<double>(args.head_size) * static_cast<double>(dtype_bytes(args.cache_dtype));
+  const double group = static_cast<double>(args.heads) / static_cast<double>(args.kv_heads);
+  double total_ns = 0;
+  for (std::int64_t s = 0; s < sequences; s++) {
+    const std::int32_t queries = args.query_starts[s + 1] - args.query_starts[s];
+    if (queries == 0) continue;
+    const double multiply_adds = 2 * static_cast<double>(args.head_size) * group * queries;
+    total_ns += args.context_lengths[s] * (head_bytes * kNsPerByte + multiply_adds * kNsPerMultiplyAdd);
+  }
+  return {sequences * args.kv_heads, 1, sequences == 0 ? 0 : total_ns / static_cast<double>(sequences)};
+}
+
 }  // namespace
 
 napi_value attention(napi_env env, napi_callback_info info) {
@@ -114,9 +129,14 @@ napi_value attention(napi_env env, napi_callback_info info) {
       .scale = static_cast<float>(scale),
       .sliding_window = sliding_window,
       .soft_cap = static_cast<float>(soft_cap),
-      .workspace = arguments.instance().workspace,
+      .workspace = nullptr,
   };
-  arguments.instance().kernels->attention(args, {0, batch.sequences * shape.kv_heads});
+  const auto kernel = arguments.instance().kernels->attention;
+  arguments.instance().parallel(attention_work(args, batch.sequences), [&](Range units, void* workspace) {
+    AttentionArgs own = args;
+    own.workspace = workspace;
+    kernel(own, units);
+  });
   return nullptr;
 }
 

@@ -14,6 +14,7 @@
 #include "kernel_binding.h"
 #include "linear_binding.h"
 #include "memory_binding.h"
+#include "threads_binding.h"
 
 namespace shardloom {
 namespace {
@@ -101,6 +102,7 @@ napi_value initialize(napi_env env, napi_value exports) {
     if (status == napi_ok) status = register_kernels(env, exports, instance);
     if (status == napi_ok) status = register_linear(env, exports, instance);
     if (status == napi_ok) status = register_collectives(env, exports, instance);
+    if (status == napi_ok) status = register_threads(env, exports, instance);
   }
   if (status == napi_ok) return exports;
   napi_throw_error(env, nullptr, "the native addon could not register its functions");

@@ -7,19 +7,9 @@
 #include <cstring>
 #include <thread>
 
-#if defined(__linux__)
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-#endif
-
-#if defined(__x86_64__) || defined(__i386__)
-#include <immintrin.h>
-#endif
-
 #include "collectives_layout.h"
 #include "collectives_payload.h"
+#include "waiting.h"
 
 namespace shardloom {
 namespace {
@@ -40,33 +30,6 @@ constexpr uint32_t kRankShift = 8;
 
 enum Kind : uint32_t { kAllReduce = 1, kAllGather = 2, kBroadcast = 3, kBarrier = 4 };
 constexpr uint32_t kTypeShift = 8;
-
-inline void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("isb" ::: "memory");
-#endif
-}
-
-#if defined(__linux__)
-void park(uint32_t* word, uint32_t expected, std::chrono::nanoseconds limit) {
-  timespec timeout{};
-  timeout.tv_sec = static_cast<time_t>(limit.count() / 1'000'000'000);
-  timeout.tv_nsec = static_cast<long>(limit.count() % 1'000'000'000);
-  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &timeout, nullptr, 0);
-}
-
-void unpark_all(uint32_t* word) {
-  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
-}
-#else
-// Without a timed wait on an address, a parked thread polls: short sleeps keep the delay below a scheduler tick.
-void park(uint32_t*, uint32_t, std::chrono::nanoseconds limit) {
-  std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(limit, std::chrono::microseconds(50)));
-}
-void unpark_all(uint32_t*) {}
-#endif
 
 CollectiveStatus status_of(uint32_t poison) { return static_cast<CollectiveStatus>(poison & kReasonMask); }
 

@@ -2,7 +2,10 @@
 
 #include <node_api.h>
 
+#include <memory>
+
 #include "handles.h"
+#include "thread_pool.h"
 
 namespace shardloom {
 
@@ -20,6 +23,23 @@ struct AddonInstance {
   const KernelTable* kernels = nullptr;
   // Scratch memory of the kernels, kWorkspaceBytes long; null when there was no memory for it.
   void* workspace;
+  // Threads that share the calls of kernels with the thread of this environment; null while it is alone.
+  std::unique_ptr<ThreadPool> pool;
+
+  // Does `work` on as many threads as it is worth: kernel(range, workspace) for disjoint ranges that together are
+  // [0, work.count), each with scratch memory of the thread that it runs on. Returns when all is done.
+  template <class Kernel>
+  void parallel(const Work& work, const Kernel& kernel) {
+    const int parts = pool == nullptr ? 1 : pool->parts_of(work);
+    if (parts == 1) {
+      kernel(Range{0, work.count}, workspace);
+      return;
+    }
+    const auto task = [](const void* context, Range range, void* own) {
+      (*static_cast<const Kernel*>(context))(range, own);
+    };
+    pool->run(work, parts, task, &kernel, workspace);
+  }
 };
 
 }  // namespace shardloom

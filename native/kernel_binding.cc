@@ -9,9 +9,16 @@
 #include "attention_binding.h"
 #include "kernels/kernels.h"
 #include "operand_checks.h"
+#include "work_cost.h"
 
 namespace shardloom {
 namespace {
+
+// Runs a kernel whose items are rows.
+template <class Args>
+void run(Arguments& arguments, const Work& work, const Args& args, void (*kernel)(const Args&, Range)) {
+  arguments.instance().parallel(work, [&](Range rows, void*) { kernel(args, rows); });
+}
 
 // `heads` heads must end within the columns of x.
 void expect_head_columns(Arguments& arguments, const Region& x, std::int64_t first_column, std::int64_t heads,
@@ -40,7 +47,7 @@ napi_value gather_rows(napi_env env, napi_callback_info info) {
       .indices = integers(indices) + first,
       .row_bytes = out.columns * static_cast<std::int64_t>(dtype_bytes(out.dtype)),
   };
-  arguments.instance().kernels->gather_rows(args, {0, rows});
+  run(arguments, row_work(rows, args.row_bytes, kNsPerByte), args, arguments.instance().kernels->gather_rows);
   return nullptr;
 }
 
@@ -78,7 +85,7 @@ napi_value rms_norm(napi_env env, napi_callback_info info) {
   const Region out = arguments.tensor("out", DType::f32);
   std::int64_t rows = 0;
   const NormArgs args = read_norm(arguments, out, Region{}, false, &rows);
-  if (arguments.ok()) arguments.instance().kernels->rms_norm(args, {0, rows});
+  if (arguments.ok()) run(arguments, row_work(rows, args.width), args, arguments.instance().kernels->rms_norm);
   return nullptr;
 }
 
@@ -88,7 +95,7 @@ napi_value add_rms_norm(napi_env env, napi_callback_info info) {
   const Region residual = arguments.tensor("residual", DType::f32);
   std::int64_t rows = 0;
   const NormArgs args = read_norm(arguments, out, residual, true, &rows);
-  if (arguments.ok()) arguments.instance().kernels->add_rms_norm(args, {0, rows});
+  if (arguments.ok()) run(arguments, row_work(rows, args.width), args, arguments.instance().kernels->add_rms_norm);
   return nullptr;
 }
 
@@ -113,7 +120,7 @@ napi_value head_norm(napi_env env, napi_callback_info info) {
       .head_size = head_size,
       .epsilon = static_cast<float>(epsilon),
   };
-  arguments.instance().kernels->head_norm(args, {0, rows});
+  run(arguments, row_work(rows, heads * head_size), args, arguments.instance().kernels->head_norm);
   return nullptr;
 }
 
@@ -142,7 +149,7 @@ napi_value rope(napi_env env, napi_callback_info info) {
       .heads = heads,
       .head_size = head_size,
   };
-  arguments.instance().kernels->rope(args, {0, rows});
+  run(arguments, row_work(rows, heads * head_size), args, arguments.instance().kernels->rope);
   return nullptr;
 }
 
@@ -178,7 +185,7 @@ napi_value write_kv(napi_env env, napi_callback_info info) {
       .head_size = shape.head_size,
       .block_size = shape.block_size,
   };
-  arguments.instance().kernels->write_kv(args, {0, rows});
+  run(arguments, row_work(rows, 2 * width), args, arguments.instance().kernels->write_kv);
   return nullptr;
 }
 
@@ -199,7 +206,7 @@ napi_value silu_mul(napi_env env, napi_callback_info info) {
       .gate_up_stride = gate_up.columns,
       .width = out.columns,
   };
-  arguments.instance().kernels->silu_mul(args, {0, rows});
+  run(arguments, row_work(rows, args.width, kNsPerExponential), args, arguments.instance().kernels->silu_mul);
   return nullptr;
 }
 
@@ -227,7 +234,7 @@ napi_value argmax(napi_env env, napi_callback_info info) {
       .columns = columns,
       .first_id = first_id,
   };
-  arguments.instance().kernels->argmax(args, {0, rows});
+  run(arguments, row_work(rows, columns), args, arguments.instance().kernels->argmax);
   return nullptr;
 }
 

@@ -7,6 +7,7 @@
 #include "arguments.h"
 #include "kernels/kernels.h"
 #include "operand_checks.h"
+#include "work_cost.h"
 
 namespace shardloom {
 namespace {
@@ -90,7 +91,7 @@ void expect_apart(Arguments& arguments, const Region& out, const BlockOperands& 
 }
 
 // Checks what a linear layer of `outputs` rows of `inputs` elements is given beside its weight, whose fields of the
-// result are left empty.
+// result are left empty, as is the workspace.
 LinearArgs linear_args(Arguments& arguments, const Region& out, const Region& x, const Region& bias, std::int64_t rows,
                        std::int64_t first_column, std::int64_t outputs, std::int64_t inputs) {
   expect_rows(arguments, "out", out, rows);
@@ -115,8 +116,27 @@ LinearArgs linear_args(Arguments& arguments, const Region& out, const Region& x,
       .bias = bias.data == nullptr ? nullptr : floats(bias) + first_column,
       .rows = rows,
       .inputs = inputs,
-      .workspace = arguments.instance().workspace,
+      .workspace = nullptr,
   };
+}
+
+// Runs kernel(args, outputs), each thread with its own workspace. Does nothing without rows.
+template <class Kernel>
+void run_linear(Arguments& arguments, std::int64_t outputs, double weight_bytes, const LinearArgs& args,
+                const Kernel& kernel) {
+  if (args.rows == 0) return;
+  arguments.instance().parallel(linear_work(outputs, weight_bytes, args.inputs, args.rows),
+                                [&](Range range, void* workspace) {
+                                  LinearArgs own = args;
+                                  own.workspace = workspace;
+                                  kernel(own, range);
+                                });
+}
+
+// Bytes of one row of a weight of blocks.
+double row_bytes(const BlockOperands& weight) {
+  const std::size_t bytes = weight.codes.bytes + weight.scales.bytes + weight.minimums.bytes;
+  return static_cast<double>(bytes) / static_cast<double>(weight.codes.rows > 0 ? weight.codes.rows : 1);
 }
 
 napi_value linear(napi_env env, napi_callback_info info) {
@@ -131,7 +151,9 @@ napi_value linear(napi_env env, napi_callback_info info) {
   LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, weight.rows, weight.columns);
   args.weight = weight.data;
   args.weight_dtype = weight.dtype;
-  if (arguments.ok() && rows > 0) arguments.instance().kernels->linear(args, {0, weight.rows});
+  if (!arguments.ok()) return nullptr;
+  const auto weight_bytes = static_cast<double>(weight.columns) * static_cast<double>(dtype_bytes(weight.dtype));
+  run_linear(arguments, weight.rows, weight_bytes, args, arguments.instance().kernels->linear);
   return nullptr;
 }
 
@@ -147,7 +169,10 @@ napi_value linear_code4(napi_env env, napi_callback_info info) {
   const std::int64_t outputs = weight.codes.rows;
   expect_apart(arguments, out, weight);
   const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, outputs, matrix.inputs);
-  if (arguments.ok() && rows > 0) arguments.instance().kernels->linear_code4(args, matrix, {0, outputs});
+  if (!arguments.ok()) return nullptr;
+  const auto kernel = arguments.instance().kernels->linear_code4;
+  run_linear(arguments, outputs, row_bytes(weight), args,
+             [&](const LinearArgs& own, Range range) { kernel(own, matrix, range); });
   return nullptr;
 }
 
@@ -163,7 +188,10 @@ napi_value linear_int8(napi_env env, napi_callback_info info) {
   const std::int64_t outputs = weight.codes.rows;
   expect_apart(arguments, out, weight);
   const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, outputs, matrix.inputs);
-  if (arguments.ok() && rows > 0) arguments.instance().kernels->linear_int8(args, matrix, {0, outputs});
+  if (!arguments.ok()) return nullptr;
+  const auto kernel = arguments.instance().kernels->linear_int8;
+  run_linear(arguments, outputs, row_bytes(weight), args,
+             [&](const LinearArgs& own, Range range) { kernel(own, matrix, range); });
   return nullptr;
 }
 
@@ -197,7 +225,9 @@ napi_value embedding(napi_env env, napi_callback_info info) {
   EmbeddingArgs args = embedding_args(arguments, out, ids, rows, first_id, table.rows, table.columns);
   args.table = table.data;
   args.table_dtype = table.dtype;
-  if (arguments.ok()) arguments.instance().kernels->embedding(args, {0, rows});
+  if (!arguments.ok()) return nullptr;
+  const auto kernel = arguments.instance().kernels->embedding;
+  arguments.instance().parallel(row_work(rows, table.columns), [&](Range range, void*) { kernel(args, range); });
   return nullptr;
 }
 
@@ -211,7 +241,10 @@ napi_value embedding_code4(napi_env env, napi_callback_info info) {
   const Code4Matrix matrix = read_code4_matrix(arguments, table);
   expect_apart(arguments, out, table);
   const EmbeddingArgs args = embedding_args(arguments, out, ids, rows, first_id, table.codes.rows, matrix.inputs);
-  if (arguments.ok()) arguments.instance().kernels->embedding_code4(args, matrix, {0, rows});
+  if (!arguments.ok()) return nullptr;
+  const auto kernel = arguments.instance().kernels->embedding_code4;
+  arguments.instance().parallel(row_work(rows, matrix.inputs),
+                                [&](Range range, void*) { kernel(args, matrix, range); });
   return nullptr;
 }
 
@@ -225,7 +258,10 @@ napi_value embedding_int8(napi_env env, napi_callback_info info) {
   const Int8Matrix matrix = read_int8_matrix(arguments, table);
   expect_apart(arguments, out, table);
   const EmbeddingArgs args = embedding_args(arguments, out, ids, rows, first_id, table.codes.rows, matrix.inputs);
-  if (arguments.ok()) arguments.instance().kernels->embedding_int8(args, matrix, {0, rows});
+  if (!arguments.ok()) return nullptr;
+  const auto kernel = arguments.instance().kernels->embedding_int8;
+  arguments.instance().parallel(row_work(rows, matrix.inputs),
+                                [&](Range range, void*) { kernel(args, matrix, range); });
   return nullptr;
 }
 

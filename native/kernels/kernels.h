@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "../dtype.h"
+#include "../range.h"
 
 namespace shardloom {
 
@@ -24,12 +25,6 @@ struct bf16 {
 };
 struct f16 {
   std::uint16_t bits;
-};
-
-// [begin, end)
-struct Range {
-  std::int64_t begin;
-  std::int64_t end;
 };
 
 // out[m][n] = sum_k x[m][k] * weight[n][k] + bias[n]. The sum of one element runs in an order that depends on

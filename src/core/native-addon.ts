@@ -25,6 +25,16 @@ export interface NativeAddon {
   /** Uses another of `supportedIsas` in this thread from now on; throws a RangeError that names them for anything else. */
   selectIsa(isa: string): void;
 
+  // threads
+  /** Threads that share the calls of kernels, the calling one included. */
+  readonly threads: number;
+  /**
+   * From now on kernels called by this thread run on that many threads, 1 to 1024, itself included; they wait as the
+   * policy says (see src/collectives/shared-memory.ts) and end with this thread. Throws an Error when the system has no
+   * more threads or memory.
+   */
+  setThreads(threads: number, spinMicros: number, yieldMicros: number): void;
+
   // memory
   /** Address of the first byte of a view modulo `modulo`, a power of two of at most 2^30. */
   addressModulo(view: Uint8Array, modulo: number): number;
