@@ -38,6 +38,14 @@ export {
   ShardloomError,
   UnsupportedError,
 } from "./core/errors.js";
+export {
+  type CollectivesProfile,
+  type KernelProfile,
+  type PhaseProfile,
+  profileSince,
+  type RankProfile,
+  type StepProfile,
+} from "./core/step-profile.js";
 export type { CapacityOptions } from "./engine/capacity.js";
 export type { ChatMessage } from "./engine/chat-template.js";
 export type { Engine, EngineStats } from "./engine/engine.js";
@@ -95,6 +103,8 @@ export interface LaunchOptions extends CapacityOptions {
    * CollectiveError `COLLECTIVE_CORRUPTED`. Costs time in every step. Default false.
    */
   readonly verifyCollectives?: boolean | undefined;
+  /** Has ranks count where the time of their steps goes, for `engine.stepProfile()`. Costs some per cent. Default false. */
+  readonly profileSteps?: boolean | undefined;
   /** Called for every chunk that is downloaded from the hub. */
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Called a few times a second while ranks load. */
@@ -136,6 +146,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     logger,
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
     ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
+    ...(options.profileSteps === undefined ? {} : { profileSteps: options.profileSteps }),
     ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
     ...(signal === undefined ? {} : { signal }),
   });

@@ -1,5 +1,5 @@
 /** From the flags to an engine that serves. */
-import { type Engine, launch } from "../index.js";
+import { type Engine, type LaunchOptions, launch } from "../index.js";
 import { createLoadingBar } from "./loading-bar.js";
 import { launchOptionsOf, type ModelFlags, pluginsOf } from "./model-options.js";
 
@@ -10,13 +10,18 @@ export interface LaunchedModel {
 }
 
 /** Loads the model that the flags name, with a bar where stderr is a terminal. Throws what `launch` throws. */
-export async function launchModel(flags: ModelFlags, signal: AbortSignal): Promise<LaunchedModel> {
+export async function launchModel(
+  flags: ModelFlags,
+  signal: AbortSignal,
+  options: Pick<LaunchOptions, "profileSteps"> = {},
+): Promise<LaunchedModel> {
   const startedAt = performance.now();
   const plugins = pluginsOf(flags);
   const bar = createLoadingBar(process.stderr);
   try {
     const engine = await launch({
       ...launchOptionsOf(flags),
+      ...options,
       plugins,
       signal,
       ...(bar === null

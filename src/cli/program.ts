@@ -1,5 +1,6 @@
 /** The commands together, and what `shardloom --help` says of all of them. */
 import { Command } from "commander";
+import { addBenchCommand } from "./bench.js";
 import { addChatCommand } from "./chat.js";
 import type { CommandContext } from "./context.js";
 import { addGenerateCommand } from "./generate.js";
@@ -48,5 +49,6 @@ export function createProgram(context: CommandContext): Command {
   addScoreCommand(program, context);
   addPlanCommand(program, context);
   addQuantizeCommand(program, context);
+  addBenchCommand(program, context);
   return program;
 }

@@ -9,6 +9,8 @@ import { abortRegion } from "../collectives/shared-memory.js";
 import { RequestError } from "../core/errors.js";
 import { createLogger, type Logger } from "../core/logger.js";
 import { checkWorldSize } from "../core/rank.js";
+import { readStepProfile, type StepProfile } from "../core/step-profile.js";
+import { createStepProfile, type StepProfileHandle } from "../core/step-profile-memory.js";
 import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { RankOptions } from "../rank/rank-options.js";
@@ -45,6 +47,8 @@ export interface CoordinatorOptions {
    * who must not: CollectiveError `COLLECTIVE_CORRUPTED`. Off by default.
    */
   readonly verifyCollectives?: boolean;
+  /** Has ranks count where the time of their steps goes. Off by default. */
+  readonly profileSteps?: boolean;
   /** What runs in the threads, if not workers/rank.js: tests have ranks of their own. */
   readonly thread?: ThreadEntry;
 }
@@ -54,6 +58,7 @@ interface SharedMemory {
   readonly step: Step;
   readonly channel: CoordinatorChannel;
   readonly region: CollectiveRegion | null;
+  readonly profile: StepProfileHandle | null;
 }
 
 /**
@@ -72,6 +77,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
     step: Step.create(ranks.limits),
     channel: new CoordinatorChannel(worldSize),
     region: worldSize === 1 ? null : createRegion({ worldSize }),
+    profile: options.profileSteps === true ? createStepProfile(worldSize) : null,
   };
   const interrupt = (): void => interruptRanks(shared);
   // A thread that waits in native code for another one that is gone already would hold up the exit of the process.
@@ -160,6 +166,11 @@ export class Coordinator {
     throw await this.#group.awaitFailure(channel.failedRank);
   }
 
+  /** Where the time of the steps so far went; null unless profiling was asked for. To be called between steps. */
+  stepProfile(): StepProfile | null {
+    return this.#shared.profile === null ? null : readStepProfile(this.#shared.profile);
+  }
+
   /**
    * Ends all ranks, giving up a step in progress. Resolves when no thread, timer or handle of theirs is left; may be
    * called again. Throws RankError `RANK_NOT_STOPPED` when a rank could not be ended in time.
@@ -203,6 +214,7 @@ function rankInits(
     verifyCollectives: options.verifyCollectives ?? false,
     spinMs,
     logLevel: logger.level,
+    profile: shared.profile,
   }));
 }
 

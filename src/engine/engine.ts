@@ -10,6 +10,7 @@ import { randomInt } from "node:crypto";
 import { setImmediate as eventLoopTurn } from "node:timers/promises";
 import { InternalError, OptionError, RequestError, ShardloomError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
+import type { StepProfile } from "../core/step-profile.js";
 import type { ModelDescription } from "../loading/model-loader.js";
 import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
@@ -143,6 +144,14 @@ export class Engine {
       tokens: this.#tokens,
       preemptions: this.#scheduler.preemptions,
     };
+  }
+
+  /**
+   * Where the time of all steps so far went, rank by rank; null unless the engine was launched with `profileSteps`. Exact
+   * while no request is in flight.
+   */
+  stepProfile(): StepProfile | null {
+    return this.#executor.stepProfile?.() ?? null;
   }
 
   /**

@@ -2,6 +2,7 @@
  * What the engine needs of the ranks: an executor runs steps. In production it is the coordinator with its worker
  * threads; in tests, ranks that take turns in one thread. The engine knows neither.
  */
+import type { StepProfile } from "../core/step-profile.js";
 import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { Step } from "../rank/step.js";
@@ -24,6 +25,8 @@ export interface Executor {
    * time. It keeps the process alive, and settles within a bounded time, also when `close` is called meanwhile.
    */
   execute(): Promise<void>;
+  /** Where the time of the steps so far went; absent or null where nobody counts. To be called between steps. */
+  stepProfile?(): StepProfile | null;
   /** Stops all ranks. Resolves when nothing of them is left; may be called again. */
   close(): Promise<void>;
 }

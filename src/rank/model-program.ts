@@ -1,14 +1,18 @@
 /** What a rank does in production: it loads plugins and its part of the model, and drives steps with real collectives. */
 import { type Collective, drive } from "../collectives/collective.js";
+import { profiledCollective } from "../collectives/profiled.js";
 import { createSharedMemoryCollective } from "../collectives/shared-memory.js";
 import { singleRank } from "../collectives/single.js";
 import { verifiedCollective } from "../collectives/verified.js";
 import { createLogger } from "../core/logger.js";
+import { StepRecorder } from "../core/step-recorder.js";
 import type { Kernels } from "../kernels/kernels.js";
+import { profiledKernels } from "../kernels/profiled.js";
 import { createKernels } from "../kernels/select.js";
 import type { AllocatorFactory } from "../layers/model-memory.js";
 import { loadPlugins } from "../loading/plugins.js";
 import { ModelRunner } from "./model-runner.js";
+import { profiledStep } from "./profiled-step.js";
 import type { CheckpointInterceptor } from "./rank-model.js";
 import type { RankProgram } from "./rank-server.js";
 import type { RankInit } from "./rank-service.js";
@@ -30,11 +34,14 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
       const logger = createLogger(init.logLevel, { base: { pid: process.pid, rank: init.rank } });
       const registries = await loadPlugins(init.plugins);
       // Whoever launched the ranks has warned already: all threads find the same addon, or none.
-      const kernels = createKernels((message) => {
+      const plain = createKernels((message) => {
         logger.debug(message);
       });
+      const recorder = init.profile === null ? null : new StepRecorder(init.profile, init.rank);
+      const kernels = recorder === null ? plain : profiledKernels(plain, recorder);
       const seams = seamsOf?.(init);
-      const collective = createCollective(init, kernels, seams);
+      const used = createCollective(init, kernels, seams);
+      const collective = recorder === null ? used : profiledCollective(used, recorder);
       const step = Step.from(init.step);
       const runner = await ModelRunner.load(init.options, init.rank, {
         registries,
@@ -44,9 +51,10 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
         logger,
         ...(seams === undefined ? {} : { allocator: seams.allocator, intercept: seams.checkpoint }),
       });
+      const runStep = (): void => drive(runner.runStep(), collective);
       return {
         report: runner.report,
-        runStep: () => drive(runner.runStep(), collective),
+        runStep: recorder === null ? runStep : profiledStep(runStep, step, recorder),
         abort: () => collective.abort(),
       };
     },

@@ -6,6 +6,7 @@
 import type { MessagePort } from "node:worker_threads";
 import type { CollectiveRegion } from "../collectives/region.js";
 import { type TransferableError, toTransferable } from "../core/errors.js";
+import type { StepProfileHandle } from "../core/step-profile-memory.js";
 import type { RankReport } from "./model-runner.js";
 import type { RankOptions } from "./rank-options.js";
 import type { StepHandle } from "./step.js";
@@ -35,6 +36,8 @@ export interface RankInit {
   /** How long the rank spins for the next step before it sleeps. */
   readonly spinMs: number;
   readonly logLevel: string;
+  /** Where the rank counts what the time of its steps goes to; null where nobody asked. */
+  readonly profile: StepProfileHandle | null;
 }
 
 /** What came of a call. */

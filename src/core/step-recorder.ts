@@ -1,0 +1,164 @@
+/**
+ * The stopwatch of one rank: counts where the time of its steps goes, in shared memory (step-profile-memory.ts). Exists only
+ * where profiling was asked for. Recording allocates nothing.
+ */
+import {
+  arrivalAt,
+  HEADER_AROUND_US,
+  HEADER_INSIDE_US,
+  PHASE_COLLECTIVE_US,
+  PHASE_COLLECTIVES,
+  PHASE_GAP_US,
+  PHASE_GAPS,
+  PHASE_STEP_US,
+  PHASE_STEPS,
+  PHASE_WAIT_US,
+  PHASES,
+  type Phase,
+  ProfileBlock,
+  ROW_BYTES,
+  ROW_CALLS,
+  ROW_FLOPS,
+  ROW_US,
+  type StepProfileHandle,
+} from "./step-profile-memory.js";
+
+/** Calls of which one round of `calibrate` takes the average, and rounds, of which the cheapest counts. */
+const CALIBRATION_CALLS = 5000;
+const CALIBRATION_ROUNDS = 6;
+
+export class StepRecorder {
+  readonly #block: ProfileBlock;
+  readonly #arrivals: Float64Array;
+  readonly #worldSize: number;
+  readonly #rank: number;
+  readonly #rowOf = new Map<string, number>();
+  /** What turns this thread's clock into one that all threads of the process share. */
+  readonly #clockOffsetUs = clockOffsetUs();
+  #phase = 0;
+  #stepStart = 0;
+  /** When the step before ended, and its phase; NaN before the first. */
+  #stepEnd = Number.NaN;
+  #collective = 0;
+
+  constructor(handle: StepProfileHandle, rank: number) {
+    this.#block = new ProfileBlock(handle, rank);
+    this.#arrivals = new Float64Array(handle.buffer);
+    this.#worldSize = handle.worldSize;
+    this.#rank = rank;
+  }
+
+  /** Microseconds on a clock that only goes forward, and is that of every thread of the process. */
+  nowUs(): number {
+    return performance.now() * 1000 + this.#clockOffsetUs;
+  }
+
+  /** Number of the row with this name, which is made where there is none. */
+  row(name: string): number {
+    const known = this.#rowOf.get(name);
+    if (known !== undefined) return known;
+    const row = this.#block.addRow(name);
+    this.#rowOf.set(name, row);
+    return row;
+  }
+
+  /** A step begins. The time since the one before it counts where both are of the same phase. */
+  beginStep(phase: Phase): void {
+    const index = PHASES.indexOf(phase);
+    const now = this.nowUs();
+    if (index === this.#phase && now > this.#stepEnd) {
+      this.#count(PHASE_GAPS, 1);
+      this.#count(PHASE_GAP_US, now - this.#stepEnd);
+    }
+    this.#phase = index;
+    this.#stepStart = now;
+  }
+
+  endStep(): void {
+    this.#stepEnd = this.nowUs();
+    this.#count(PHASE_STEPS, 1);
+    this.#count(PHASE_STEP_US, this.#stepEnd - this.#stepStart);
+  }
+
+  /** A call that began at `startUs` has just ended; it moved so many bytes and did so many operations. */
+  record(row: number, startUs: number, bytes: number, flops: number): void {
+    const us = this.nowUs() - startUs;
+    const rows = this.#block.rows[this.#phase];
+    if (rows === undefined) return;
+    const at = this.#block.rowAt(row);
+    rows[at + ROW_CALLS] = (rows[at + ROW_CALLS] ?? 0) + 1;
+    rows[at + ROW_US] = (rows[at + ROW_US] ?? 0) + us;
+    rows[at + ROW_BYTES] = (rows[at + ROW_BYTES] ?? 0) + bytes;
+    rows[at + ROW_FLOPS] = (rows[at + ROW_FLOPS] ?? 0) + flops;
+  }
+
+  /** This rank comes to a collective; returns the time. */
+  arrive(): number {
+    const now = this.nowUs();
+    this.#arrivals[arrivalAt(this.#worldSize, this.#collective, this.#rank)] = now;
+    return now;
+  }
+
+  /**
+   * The collective that this rank came to at `startUs` is done. All ranks had to come before it could be: what passed until
+   * the last one did was waiting.
+   */
+  leave(startUs: number): void {
+    const now = this.nowUs();
+    let last = startUs;
+    for (let rank = 0; rank < this.#worldSize; rank++) {
+      last = Math.max(last, this.#arrivals[arrivalAt(this.#worldSize, this.#collective, rank)] ?? 0);
+    }
+    this.#collective++;
+    this.#count(PHASE_COLLECTIVES, 1);
+    this.#count(PHASE_COLLECTIVE_US, now - startUs);
+    // A rank that comes last and leaves before another has looked at its clock cannot have waited longer than it was there.
+    this.#count(PHASE_WAIT_US, Math.min(last, now) - startUs);
+  }
+
+  /**
+   * Finds out what recording a call costs: `call` records one that does nothing, in `row`. Everything counted so far is
+   * forgotten.
+   */
+  calibrate(row: number, call: () => void): void {
+    const { header } = this.#block;
+    let cheapest = Number.POSITIVE_INFINITY;
+    for (let round = 0; round < CALIBRATION_ROUNDS; round++) {
+      this.reset();
+      const start = this.nowUs();
+      for (let i = 0; i < CALIBRATION_CALLS; i++) call();
+      const total = (this.nowUs() - start) / CALIBRATION_CALLS;
+      if (total > cheapest) continue;
+      cheapest = total;
+      const rows = this.#block.rows[this.#phase];
+      const inside = (rows?.[this.#block.rowAt(row) + ROW_US] ?? 0) / CALIBRATION_CALLS;
+      header[HEADER_INSIDE_US] = inside;
+      header[HEADER_AROUND_US] = Math.max(0, total - inside);
+    }
+    this.reset();
+  }
+
+  /** Forgets what was counted, and keeps names and what recording costs. */
+  reset(): void {
+    for (const counters of this.#block.counters) counters.fill(0);
+    for (const rows of this.#block.rows) rows.fill(0);
+  }
+
+  #count(counter: number, amount: number): void {
+    const counters = this.#block.counters[this.#phase];
+    if (counters !== undefined) counters[counter] = (counters[counter] ?? 0) + amount;
+  }
+}
+
+/**
+ * `performance.now` counts from the start of its thread, `process.hrtime` is one clock for all of them, and both are read
+ * from the same one: the smallest difference seen is the offset.
+ */
+function clockOffsetUs(): number {
+  let least = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 32; i++) {
+    const before = performance.now() * 1000;
+    least = Math.min(least, Number(process.hrtime.bigint()) / 1000 - before);
+  }
+  return least;
+}

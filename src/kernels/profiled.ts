@@ -1,0 +1,213 @@
+/** Kernels that record how long every call takes and what it moves. Only where profiling is asked for; others pay nothing. */
+import { VirtualAllocator } from "../core/arena.js";
+import { dtypeBytes } from "../core/dtype.js";
+import type { Operand } from "../core/operand.js";
+import type { StepRecorder } from "../core/step-recorder.js";
+import { i32Of, type Tensor } from "../core/tensor.js";
+import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
+import { createShapeOnlyKernels } from "./shape-only.js";
+import { layerNameOf, weightBytes } from "./weight-account.js";
+
+const F32 = 4;
+const CALIBRATION = "calibration";
+
+/**
+ * The same kernels, whose calls `recorder` gets to know: each under its name, those that multiply with weights also under
+ * that of their layer. Measures what recording costs.
+ */
+export function profiledKernels(kernels: Kernels, recorder: StepRecorder): Kernels {
+  calibrate(recorder);
+  return new ProfiledKernels(kernels, recorder);
+}
+
+function calibrate(recorder: StepRecorder): void {
+  const idle = new ProfiledKernels(createShapeOnlyKernels(), recorder);
+  const operand = idle.bind(new VirtualAllocator(CALIBRATION).allocate(CALIBRATION, "f32", [1, 1]));
+  const weight = { format: "dense", matrix: operand } as const;
+  recorder.calibrate(recorder.row(`linear.${CALIBRATION}`), () => idle.linear(operand, operand, weight, null, 1));
+}
+
+/** What is known of a weight once it has been used. */
+interface WeightAccount {
+  readonly row: number;
+  readonly bytes: number;
+}
+
+class ProfiledKernels implements Kernels {
+  readonly backend: Kernels["backend"];
+  readonly isa: string;
+  readonly #kernels: Kernels;
+  readonly #recorder: StepRecorder;
+  readonly #rows;
+  readonly #weights = new Map<LinearWeight, WeightAccount>();
+  readonly #batches = new Map<AttentionBatch, BatchViews>();
+
+  constructor(kernels: Kernels, recorder: StepRecorder) {
+    this.backend = kernels.backend;
+    this.isa = kernels.isa;
+    this.#kernels = kernels;
+    this.#recorder = recorder;
+    this.#rows = {
+      embedding: recorder.row("embedding"),
+      gatherRows: recorder.row("gatherRows"),
+      rmsNorm: recorder.row("rmsNorm"),
+      addRmsNorm: recorder.row("addRmsNorm"),
+      headNorm: recorder.row("headNorm"),
+      rope: recorder.row("rope"),
+      writeKv: recorder.row("writeKv"),
+      attention: recorder.row("attention"),
+      siluMul: recorder.row("siluMul"),
+      argmax: recorder.row("argmax"),
+    } as const;
+  }
+
+  bind(tensor: Tensor): Operand {
+    return this.#kernels.bind(tensor);
+  }
+
+  release(operand: Operand): void {
+    this.#kernels.release(operand);
+  }
+
+  embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.embedding(out, ids, table, rows, firstId);
+    this.#recorder.record(this.#rows.embedding, start, rows * (2 * F32 * out.columns + F32), 0);
+  }
+
+  gatherRows(out: Operand, source: Operand, indices: Operand, first: number, rows: number): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.gatherRows(out, source, indices, first, rows);
+    const bytes = rows * out.columns * 2 * dtypeBytes(out.tensor.dtype);
+    this.#recorder.record(this.#rows.gatherRows, start, bytes, 0);
+  }
+
+  rmsNorm(out: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.rmsNorm(out, x, weight, rows, epsilon);
+    const elements = rows * out.columns;
+    this.#recorder.record(this.#rows.rmsNorm, start, F32 * (2 * elements + out.columns), 4 * elements);
+  }
+
+  addRmsNorm(out: Operand, residual: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.addRmsNorm(out, residual, x, weight, rows, epsilon);
+    const elements = rows * out.columns;
+    this.#recorder.record(this.#rows.addRmsNorm, start, F32 * (4 * elements + out.columns), 5 * elements);
+  }
+
+  headNorm(
+    x: Operand,
+    weight: Operand,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+    epsilon: number,
+  ): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.headNorm(x, weight, rows, firstColumn, heads, headSize, epsilon);
+    const elements = rows * heads * headSize;
+    this.#recorder.record(this.#rows.headNorm, start, F32 * (2 * elements + headSize), 4 * elements);
+  }
+
+  linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number, firstColumn = 0): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.linear(out, x, weight, bias, rows, firstColumn);
+    const { row, bytes } = this.#accountOf(weight);
+    const outputs = weight.format === "dense" ? weight.matrix.rows : weight.codes.rows;
+    const moved = bytes + F32 * rows * (x.columns + outputs);
+    this.#recorder.record(row, start, moved, 2 * rows * x.columns * outputs);
+  }
+
+  rope(
+    x: Operand,
+    positions: Operand,
+    cosSin: Operand,
+    rows: number,
+    firstColumn: number,
+    heads: number,
+    headSize: number,
+  ): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.rope(x, positions, cosSin, rows, firstColumn, heads, headSize);
+    const elements = rows * heads * headSize;
+    this.#recorder.record(this.#rows.rope, start, F32 * (2 * elements + rows * headSize), 3 * elements);
+  }
+
+  writeKv(cache: KvCache, source: Operand, slots: Operand, rows: number, keyColumn: number, valueColumn: number): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.writeKv(cache, source, slots, rows, keyColumn, valueColumn);
+    const elements = 2 * rows * cache.kvHeads * cache.headSize;
+    this.#recorder.record(this.#rows.writeKv, start, elements * (F32 + dtypeBytes(cache.keys.tensor.dtype)), 0);
+  }
+
+  attention(
+    out: Operand,
+    q: Operand,
+    cache: KvCache,
+    batch: AttentionBatch,
+    sequences: number,
+    shape: AttentionShape,
+  ): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.attention(out, q, cache, batch, sequences, shape);
+    const seen = positionsSeen(this.#viewsOf(batch), sequences, shape.slidingWindow);
+    const elementBytes = dtypeBytes(cache.keys.tensor.dtype);
+    const bytes = 2 * seen.byAll * cache.kvHeads * cache.headSize * elementBytes;
+    this.#recorder.record(this.#rows.attention, start, bytes, 4 * seen.byEach * shape.heads * shape.headSize);
+  }
+
+  siluMul(out: Operand, gateUp: Operand, rows: number): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.siluMul(out, gateUp, rows);
+    const elements = rows * out.columns;
+    this.#recorder.record(this.#rows.siluMul, start, F32 * 3 * elements, 5 * elements);
+  }
+
+  argmax(values: Operand, ids: Operand, logits: Operand, rows: number, columns: number, firstId: number): void {
+    const start = this.#recorder.nowUs();
+    this.#kernels.argmax(values, ids, logits, rows, columns, firstId);
+    this.#recorder.record(this.#rows.argmax, start, F32 * rows * columns, 0);
+  }
+
+  #accountOf(weight: LinearWeight): WeightAccount {
+    const known = this.#weights.get(weight);
+    if (known !== undefined) return known;
+    const account = { row: this.#recorder.row(`linear.${layerNameOf(weight)}`), bytes: weightBytes(weight) };
+    this.#weights.set(weight, account);
+    return account;
+  }
+
+  #viewsOf(batch: AttentionBatch): BatchViews {
+    const known = this.#batches.get(batch);
+    if (known !== undefined) return known;
+    const views = { starts: i32Of(batch.queryStarts.tensor), contexts: i32Of(batch.contextLengths.tensor) };
+    this.#batches.set(batch, views);
+    return views;
+  }
+}
+
+interface BatchViews {
+  readonly starts: Int32Array;
+  readonly contexts: Int32Array;
+}
+
+/** Written by `positionsSeen`, so that recording allocates nothing. */
+const seenPositions = { byAll: 0, byEach: 0 };
+
+/** Positions of the cache that a step reads: once for all queries of a sequence, and counted for each query. */
+function positionsSeen({ starts, contexts }: BatchViews, sequences: number, window: number): typeof seenPositions {
+  seenPositions.byAll = 0;
+  seenPositions.byEach = 0;
+  for (let sequence = 0; sequence < sequences; sequence++) {
+    const context = contexts[sequence] ?? 0;
+    const queries = (starts[sequence + 1] ?? 0) - (starts[sequence] ?? 0);
+    seenPositions.byAll += window > 0 ? Math.min(context, window + queries - 1) : context;
+    for (let query = 0; query < queries; query++) {
+      const seen = context - queries + query + 1;
+      seenPositions.byEach += window > 0 ? Math.min(seen, window) : seen;
+    }
+  }
+  return seenPositions;
+}
