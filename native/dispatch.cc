@@ -108,7 +108,29 @@ CpuSupport detect() {
   return {true, avx512};
 }
 
-#endif  // __x86_64__
+#elif defined(__aarch64__)
+
+// NEON is part of the base of the architecture.
+constexpr KernelTable kNeon = {
+    .isa = "neon",
+    .linear = neon::linear,
+    .linear_code4 = neon::linear_code4,
+    .linear_int8 = neon::linear_int8,
+    .rms_norm = neon::rms_norm,
+    .add_rms_norm = neon::add_rms_norm,
+    .head_norm = neon::head_norm,
+    .rope = neon::rope,
+    .embedding = neon::embedding,
+    .embedding_code4 = neon::embedding_code4,
+    .embedding_int8 = neon::embedding_int8,
+    .gather_rows = portable::gather_rows,
+    .write_kv = neon::write_kv,
+    .attention = neon::attention,
+    .silu_mul = neon::silu_mul,
+    .argmax = neon::argmax,
+};
+
+#endif
 
 }  // namespace
 
@@ -118,6 +140,8 @@ KernelTables supported_kernels() {
   const CpuSupport cpu = detect();
   if (cpu.avx512) found.tables[found.count++] = &kAvx512;
   if (cpu.avx2) found.tables[found.count++] = &kAvx2;
+#elif defined(__aarch64__)
+  found.tables[found.count++] = &kNeon;
 #endif
   found.tables[found.count++] = &kPortable;
   return found;

@@ -1,4 +1,4 @@
-// Linear layers for any vector type `V` (vector_avx2.h, vector_avx512.h).
+// Linear layers for any vector type `V` (vector_avx2.h and its like).
 //
 // One output element is a dot product cut into chunks of kChunk inputs. Within a chunk one vector accumulator runs
 // along the inputs and is folded at the end (V::sum); chunk sums are added in order, the bias last. Every path below
@@ -86,7 +86,7 @@ struct Linear {
     repeat<N>([&](auto n) { w_rows[n] = source.weights + n * source.stride; });
     repeat<sum_slots(M * N)>([&](auto i) { acc[i] = V::zero(); });
     // One vector of inputs, loaded by `load`.
-    const auto step = [&](std::int64_t k, auto load) {
+    const auto step = [&](std::int64_t k, auto load) __attribute__((always_inline)) {
       V in[M];
       repeat<M>([&](auto m) { in[m] = V::kept(load(x_rows[m] + k)); });
       repeat<N>([&](auto n) {

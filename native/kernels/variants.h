@@ -60,3 +60,22 @@ void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
 
 }  // namespace shardloom::avx512
+
+namespace shardloom::neon {
+
+void linear(const LinearArgs& args, Range outputs);
+void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
+void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
+void rms_norm(const NormArgs& args, Range rows);
+void add_rms_norm(const NormArgs& args, Range rows);
+void head_norm(const HeadNormArgs& args, Range rows);
+void rope(const RopeArgs& args, Range rows);
+void embedding(const EmbeddingArgs& args, Range rows);
+void embedding_code4(const EmbeddingArgs& args, const Code4Matrix& table, Range rows);
+void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range rows);
+void write_kv(const WriteKvArgs& args, Range rows);
+void attention(const AttentionArgs& args, Range units);
+void silu_mul(const SiluMulArgs& args, Range rows);
+void argmax(const ArgmaxArgs& args, Range rows);
+
+}  // namespace shardloom::neon
