@@ -1,0 +1,63 @@
+/** Puts the contestants of one model together, checks them, and times them in turns. */
+import { alternate, type Measure } from "../frame/alternate.js";
+import type { BenchContext } from "../frame/bench.js";
+import type { PeerStatus, Sampled } from "../frame/result.js";
+import type { BenchModel } from "../models/model-store.js";
+import { referenceAnswer, validate } from "../models/validation.js";
+import type { Capacity, Contestant } from "./contestant.js";
+import { llamaCppStatus, startLlamaCpp } from "./llama-cpp.js";
+import { nodeLlamaCppStatus, startNodeLlamaCpp } from "./node-llama-cpp.js";
+import { type Setup, startShardloom } from "./shardloom.js";
+
+export interface LineUp {
+  readonly contestants: readonly Contestant[];
+  readonly peers: readonly PeerStatus[];
+  readonly validated: readonly string[];
+}
+
+/** The ways in which shardloom runs, as the user asked. */
+export function setupsOf({ options }: BenchContext): Setup[] {
+  return options.tp.map((tensorParallelSize) => ({
+    name: `shardloom tp${tensorParallelSize}`,
+    options: { tensorParallelSize },
+  }));
+}
+
+/**
+ * Runs `body` with the contestants of a model, in memory and checked against the reference kernels, and closes them
+ * whatever happens. Peers that are not there are left out, with the reason.
+ */
+export async function withLineUp<T>(
+  context: BenchContext,
+  model: BenchModel,
+  capacity: Capacity,
+  body: (lineUp: LineUp) => Promise<T>,
+): Promise<T> {
+  const { options, report } = context;
+  const reference = await referenceAnswer(model, report);
+  const peers = options.peers ? [nodeLlamaCppStatus(), await llamaCppStatus(options.llamaBench, model)] : [];
+  const [inNode, native] = peers;
+  const contestants: Contestant[] = [];
+  try {
+    for (const setup of setupsOf(context)) contestants.push(await startShardloom(model, setup, capacity));
+    if (inNode?.absent === null) contestants.push(await startNodeLlamaCpp(model, options.threads, capacity));
+    if (native?.absent === null && options.llamaBench !== null) {
+      contestants.push(startLlamaCpp(options.llamaBench, model, options.threads));
+    }
+    const validated: string[] = [];
+    for (const contestant of contestants) validated.push(await validate(contestant, model, reference));
+    return await body({ contestants, peers, validated });
+  } finally {
+    await Promise.all(contestants.map((contestant) => contestant.close()));
+  }
+}
+
+/** Samples of all contestants, in turns. */
+export async function sampleLineUp(
+  { contestants }: LineUp,
+  rounds: number,
+  measure: Measure<Contestant>,
+): Promise<Sampled[]> {
+  const samples = await alternate(contestants, rounds, measure);
+  return contestants.map(({ name, peer }, index) => ({ name, peer, samples: samples[index] ?? [] }));
+}

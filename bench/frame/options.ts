@@ -1,0 +1,103 @@
+/** The command line of `npm run bench`. */
+import { availableParallelism } from "node:os";
+import { parseArgs } from "node:util";
+import { WEIGHT_MIXES, type WeightMix } from "../models/made-up-model.js";
+import { type ModelShape, SHAPES } from "../models/shapes.js";
+
+export interface BenchOptions {
+  readonly bench: string;
+  /** Models to run; empty for the bench's own choice. */
+  readonly models: readonly ModelShape[];
+  /** Weights of made-up models; empty for the bench's own choice. */
+  readonly weights: readonly WeightMix[];
+  /** World sizes of shardloom. */
+  readonly tp: readonly number[];
+  /** Threads of peers. */
+  readonly threads: number;
+  readonly rounds: number;
+  /** Tokens of an answer. */
+  readonly tokens: number;
+  /** Whether node-llama-cpp and llama.cpp take part. */
+  readonly peers: boolean;
+  /** Path of llama-bench; null for none. */
+  readonly llamaBench: string | null;
+  /** Where the result goes as JSON; null for nowhere. */
+  readonly json: string | null;
+  readonly note: string;
+}
+
+export const USAGE = `usage: npm run bench -- BENCH [options]
+
+  --model NAME         ${SHAPES.map(({ name }) => name).join(", ")}; may be given more than once
+  --weights NAME       of made-up models: ${WEIGHT_MIXES.map(({ name }) => name).join(", ")}; may be given more than once
+  --tp N,N             world sizes of shardloom (default: the number of CPUs)
+  --threads N          threads of peers (default: the number of CPUs)
+  --rounds N           samples of each contestant (default 5)
+  --tokens N           tokens of each answer (default 64)
+  --no-peers           shardloom alone
+  --llama-bench PATH   llama-bench of a build of llama.cpp, which then takes part (default: LLAMA_BENCH)
+  --json FILE          writes the result there as well
+  --note TEXT          what is to be known about this run, kept with its result`;
+
+/** What a user has asked for is wrong; the message says what was expected. */
+export class UsageError extends Error {}
+
+/** Throws UsageError. */
+export function parseOptions(args: readonly string[], benches: readonly string[]): BenchOptions {
+  const cpus = availableParallelism();
+  const { values, positionals } = parse(args);
+  const [bench, ...others] = positionals;
+  if (bench === undefined || !benches.includes(bench) || others.length > 0) {
+    const received = positionals.length === 0 ? "none" : positionals.join(" ");
+    throw new UsageError(`expected one bench (${benches.join(", ")}) but received ${received}`);
+  }
+  return {
+    bench,
+    models: values.model.map((name) => named("--model", name, SHAPES)),
+    weights: values.weights.map((name) => named("--weights", name, WEIGHT_MIXES)),
+    tp: (values.tp ?? String(cpus)).split(",").map((text) => count("--tp", text)),
+    threads: count("--threads", values.threads ?? String(cpus)),
+    rounds: count("--rounds", values.rounds),
+    tokens: count("--tokens", values.tokens),
+    peers: !values["no-peers"],
+    llamaBench: values["llama-bench"] ?? process.env["LLAMA_BENCH"] ?? null,
+    json: values.json ?? null,
+    note: values.note,
+  };
+}
+
+function parse(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      allowPositionals: true,
+      options: {
+        model: { type: "string", multiple: true, default: [] },
+        weights: { type: "string", multiple: true, default: [] },
+        tp: { type: "string" },
+        threads: { type: "string" },
+        rounds: { type: "string", default: "5" },
+        tokens: { type: "string", default: "64" },
+        "no-peers": { type: "boolean", default: false },
+        "llama-bench": { type: "string" },
+        json: { type: "string" },
+        note: { type: "string", default: "" },
+      },
+    });
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+function named<T extends { readonly name: string }>(option: string, name: string, known: readonly T[]): T {
+  const found = known.find((candidate) => candidate.name === name);
+  if (found !== undefined) return found;
+  const expected = known.map((candidate) => candidate.name).join(", ");
+  throw new UsageError(`expected ${option} to be one of ${expected} but received ${JSON.stringify(name)}`);
+}
+
+function count(option: string, text: string): number {
+  const value = Number(text);
+  if (Number.isSafeInteger(value) && value > 0) return value;
+  throw new UsageError(`expected ${option} to be a whole number above 0 but received ${JSON.stringify(text)}`);
+}

@@ -1,0 +1,44 @@
+/** `npm run bench`: measures the machine, runs one bench, prints its table and keeps its result. */
+import { writeFileSync } from "node:fs";
+import { batch } from "./batch.js";
+import { decode } from "./decode.js";
+import type { Bench } from "./frame/bench.js";
+import { measureLimits } from "./frame/limits.js";
+import { describeMachine } from "./frame/machine.js";
+import { type BenchOptions, parseOptions, USAGE, UsageError } from "./frame/options.js";
+import { type BenchResult, RESULT_VERSION } from "./frame/result.js";
+import { formatResult } from "./frame/table.js";
+import { predict } from "./predict.js";
+import { prefill } from "./prefill.js";
+
+const benches: ReadonlyMap<string, Bench> = new Map([
+  ["decode", decode],
+  ["prefill", prefill],
+  ["batch", batch],
+  ["predict", predict],
+]);
+
+async function runBench(bench: Bench, options: BenchOptions): Promise<BenchResult> {
+  const date = new Date().toISOString();
+  const report = (line: string): void => console.error(`bench: ${line}`);
+  const machine = describeMachine();
+  const limits = await measureLimits();
+  const { rows, peers } = await bench({ options, limits, report });
+  const { bench: name, note } = options;
+  return { schema: "shardloom-bench", version: RESULT_VERSION, bench: name, date, note, machine, limits, peers, rows };
+}
+
+async function main(): Promise<void> {
+  const options = parseOptions(process.argv.slice(2), [...benches.keys()]);
+  const bench = benches.get(options.bench);
+  if (bench === undefined) return;
+  const result = await runBench(bench, options);
+  if (options.json !== null) writeFileSync(options.json, `${JSON.stringify(result, null, 2)}\n`);
+  console.log(formatResult(result));
+}
+
+main().catch((error: unknown) => {
+  if (error instanceof UsageError) console.error(`${error.message}\n\n${USAGE}`);
+  else console.error(error);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
+});
