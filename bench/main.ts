@@ -1,5 +1,6 @@
 /** `npm run bench`: measures the machine, runs one bench, prints its table and keeps its result. */
 import { writeFileSync } from "node:fs";
+import { allreduce } from "./allreduce.js";
 import { batch } from "./batch.js";
 import { decode } from "./decode.js";
 import type { Bench } from "./frame/bench.js";
@@ -16,6 +17,7 @@ const benches: ReadonlyMap<string, Bench> = new Map([
   ["prefill", prefill],
   ["batch", batch],
   ["predict", predict],
+  ["allreduce", allreduce],
 ]);
 
 async function runBench(bench: Bench, options: BenchOptions): Promise<BenchResult> {

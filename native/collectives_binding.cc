@@ -1,5 +1,5 @@
 // Exports of the addon for src/collectives/native-engine.ts. A region of collectives is bound as one u8 tensor. The
-// four that wait return a CollectiveStatus; they block the calling thread, and only the other ranks, the
+// four that wait for all ranks return a CollectiveStatus; they block the calling thread, and only the other ranks, the
 // deadline or a poisoned region get it back.
 #include "collectives_binding.h"
 
@@ -7,6 +7,7 @@
 
 #include "arguments.h"
 #include "collectives.h"
+#include "collectives_probe.h"
 
 namespace shardloom {
 namespace {
@@ -115,6 +116,22 @@ napi_value wake(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value exchange(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "exchangeLines", 4);
+  const Region memory = arguments.tensor("memory", DType::u8);
+  const auto side = static_cast<std::uint32_t>(arguments.integer("side", 0, 1));
+  const auto lines = static_cast<std::size_t>(arguments.integer("lines", 0, kMostElements));
+  const auto rounds = static_cast<std::uint32_t>(arguments.integer("rounds", 1, kMostElements));
+  if (arguments.ok()) {
+    arguments.expect(memory.bytes >= exchange_bytes(lines) && reinterpret_cast<std::uintptr_t>(memory.data) % 64 == 0,
+                     "expected %zu aligned bytes but received %zu", exchange_bytes(lines), memory.bytes);
+  }
+  if (!arguments.ok()) return nullptr;
+  napi_value nanos = nullptr;
+  napi_create_double(env, exchange_lines(memory.data, side, lines, rounds), &nanos);
+  return nanos;
+}
+
 }  // namespace
 
 napi_status register_collectives(napi_env env, napi_value exports, AddonInstance* instance) {
@@ -124,7 +141,7 @@ napi_status register_collectives(napi_env env, napi_value exports, AddonInstance
   };
   const napi_property_descriptor methods[] = {
       method("allReduce", all_reduce), method("allGather", all_gather),         method("broadcast", broadcast),
-      method("barrier", barrier),      method("wakeCollectives", wake),
+      method("barrier", barrier),      method("wakeCollectives", wake),   method("exchangeLines", exchange),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);
 }

@@ -6,7 +6,7 @@
 
 namespace shardloom {
 
-// Adds allReduce, allGather, broadcast, barrier and wakeCollectives to the exports.
+// Adds allReduce, allGather, broadcast, barrier, wakeCollectives and exchangeLines to the exports.
 napi_status register_collectives(napi_env env, napi_value exports, AddonInstance* instance);
 
 }  // namespace shardloom

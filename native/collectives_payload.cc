@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "prefetch.h"
+
 namespace shardloom {
 namespace {
 
@@ -14,14 +16,6 @@ using std::uint32_t;
 // small all-reduce takes their latency divided by the number under way.
 constexpr size_t kPrefetchElements = 512;
 constexpr size_t kElementsOfLine = 16;
-
-inline void prefetch(const void* address) {
-#if defined(__GNUC__)
-  __builtin_prefetch(address);
-#else
-  static_cast<void>(address);
-#endif
-}
 
 inline float canonical(float value) {
   return value == value ? value : std::numeric_limits<float>::quiet_NaN();

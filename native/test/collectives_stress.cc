@@ -11,6 +11,7 @@
 
 #include "../collectives.h"
 #include "../collectives_layout.h"
+#include "../collectives_probe.h"
 
 namespace {
 
@@ -150,9 +151,23 @@ void run(const Setup& setup) {
   for (std::thread& thread : threads) thread.join();
 }
 
+void exchange() {
+  for (const std::size_t lines : {0U, 3U, 100U}) {
+    std::vector<std::uint32_t> memory(exchange_bytes(lines) / sizeof(std::uint32_t));
+    std::vector<std::thread> threads;
+    for (std::uint32_t side = 0; side < 2; side++) {
+      threads.emplace_back([&memory, side, lines] {
+        for (int call = 0; call < 3; call++) failures += exchange_lines(memory.data(), side, lines, 100) <= 0;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
 }  // namespace
 
 int main() {
+  exchange();
   for (const std::uint32_t world_size : {2U, 3U, 4U}) {
     for (const std::uint32_t slot_bytes : {128U, 4096U}) {
       for (const std::uint32_t one_shot_bytes : {0U, 64U, 4096U}) {

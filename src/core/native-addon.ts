@@ -196,6 +196,13 @@ export interface NativeAddon {
   barrier(region: NativeHandle, rank: number, site: number): number;
   /** Wakes all ranks that are parked in one of the above, so that they see that the region was poisoned. */
   wakeCollectives(region: Uint8Array): void;
+  /**
+   * The floor under collectives of two ranks, for benches: nanoseconds in which both threads (`side` 0 and 1) write so many
+   * lines of 64 bytes, tell each other, and read the other's; the mean of `rounds`, which are as many on both sides.
+   * `memory` is u8, zeroed, and has 256 bytes a line and 4 KiB more. Negative if the other side stays away for a
+   * second.
+   */
+  exchangeLines(memory: NativeHandle, side: number, lines: number, rounds: number): number;
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */

@@ -107,6 +107,21 @@ describe("region of collectives", () => {
   });
 });
 
+describe("the exchange of cache lines that benches measure", () => {
+  it("is refused memory that is too small, and gives up a side that stays alone", function () {
+    const status = nativeAddon();
+    if (!status.loaded) this.skip();
+    const { addon } = status;
+    const [lines, room] = [16, 256 * 16 + 4096];
+    const bytes = new Uint8Array(new SharedArrayBuffer(room + 64));
+    const first = (64 - addon.addressModulo(bytes, 64)) % 64;
+    const memory = addon.bind(bytes.subarray(first, first + room), "u8", 1, room);
+    assert.throws(() => addon.exchangeLines(memory, 0, 2 * lines, 1), RangeError);
+    assert.throws(() => addon.exchangeLines(memory, 2, lines, 1), RangeError);
+    assert.ok(addon.exchangeLines(memory, 0, lines, 1) < 0);
+  });
+});
+
 describe("waiting policy", () => {
   it("spins only when every thread has a core to itself", () => {
     assert.ok(waitingPolicy(2, 2).spinMicros > 0);
