@@ -14,13 +14,14 @@
 #include "kernel_binding.h"
 #include "linear_binding.h"
 #include "memory_binding.h"
+#include "probe_binding.h"
 #include "threads_binding.h"
 
 namespace shardloom {
 namespace {
 
 // Version of the exports; must equal NATIVE_ABI of src/core/native-addon.ts.
-constexpr std::int32_t kAbi = 3;
+constexpr std::int32_t kAbi = 4;
 
 void destroy_instance(napi_env, void* data, void*) { delete static_cast<AddonInstance*>(data); }
 
@@ -103,6 +104,7 @@ napi_value initialize(napi_env env, napi_value exports) {
     if (status == napi_ok) status = register_linear(env, exports, instance);
     if (status == napi_ok) status = register_collectives(env, exports, instance);
     if (status == napi_ok) status = register_threads(env, exports, instance);
+    if (status == napi_ok) status = register_probes(env, exports, instance);
   }
   if (status == napi_ok) return exports;
   napi_throw_error(env, nullptr, "the native addon could not register its functions");

@@ -22,6 +22,8 @@ export interface NativeAddon {
   readonly isa: string;
   /** Instruction sets that this CPU and OS can run, best first; the first one is the default. */
   readonly supportedIsas: readonly string[];
+  /** Extensions of the instruction set that this CPU and OS offer, as /proc/cpuinfo calls them. */
+  readonly cpuFeatures: readonly string[];
   /** Uses another of `supportedIsas` in this thread from now on; throws a RangeError that names them for anything else. */
   selectIsa(isa: string): void;
 
@@ -34,6 +36,20 @@ export interface NativeAddon {
    * more threads or memory.
    */
   setThreads(threads: number, spinMicros: number, yieldMicros: number): void;
+
+  // probes: see src/kernels/probe.ts
+  /** Instruction set that the probes of arithmetic use: the best of this CPU, whatever kernels use. */
+  readonly probeIsa: string;
+  /** GB/s that `threads` threads together read from so many fresh bytes; the best of the passes. */
+  probeRead(bytes: number, passes: number): number;
+  /** Operations a nanosecond of `threads` threads, two for a product that is added, measured for so long. */
+  probeMultiplyAdd(milliseconds: number): number;
+  probeDotInt8(milliseconds: number): number;
+  /** Nanoseconds from one thread to another, which is one of its own: of a cache line, of a wake-up. */
+  probeCacheLine(milliseconds: number): number;
+  probeWake(milliseconds: number): number;
+  /** Nanoseconds of a call that is shared by `threads` threads, at least two, and has nothing to do. */
+  probeForkJoin(milliseconds: number): number;
 
   // memory
   /** Address of the first byte of a view modulo `modulo`, a power of two of at most 2^30. */
@@ -206,7 +222,7 @@ export interface NativeAddon {
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */
-export const NATIVE_ABI = 3;
+export const NATIVE_ABI = 4;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon }
