@@ -6,6 +6,7 @@ import { resolveModel } from "./checkpoint/model-dir.js";
 import { checkOutput } from "./checkpoint/output-directory.js";
 import { weightBytes } from "./checkpoint/weight-bytes.js";
 import { type RankProgress, startCoordinator } from "./coordinator/coordinator.js";
+import { groupLoadProfile, profileOrigin } from "./coordinator/group-load-profile.js";
 import { type QuantizeProgress, type QuantizeReport, quantizeCheckpoint } from "./coordinator/quantize-checkpoint.js";
 import type { CoordinatorTimeouts } from "./coordinator/timeouts.js";
 import type { FloatDType } from "./core/dtype.js";
@@ -61,6 +62,18 @@ export type {
 export type { ModelPlan, PlannedModel, PlanProblem, RankPlan, Replicated, Uneven } from "./engine/model-plan.js";
 export type { SamplingOptions } from "./engine/sampling.js";
 export type { FinishReason } from "./engine/sequence.js";
+export {
+  LOAD_PHASES,
+  type LoadPhase,
+  type LoadPhaseProfile,
+  type LoadProfile,
+  type LoadSkew,
+  type LoadSpan,
+  type RankLoadProfile,
+  type SlowTensor,
+  type SpanPart,
+  slowestTensors,
+} from "./loading/load-profile.js";
 export { SUPPORTED_ARCHITECTURES } from "./models/registry.js";
 export type { StepExchange } from "./rank/group-plan.js";
 export type { RankReport } from "./rank/model-runner.js";
@@ -105,6 +118,8 @@ export interface LaunchOptions extends CapacityOptions {
   readonly verifyCollectives?: boolean | undefined;
   /** Has ranks count where the time of their steps goes, for `engine.stepProfile()`. Costs some per cent. Default false. */
   readonly profileSteps?: boolean | undefined;
+  /** Has every rank record where the time of loading goes: `engine.loadProfile`. Default false. */
+  readonly loadProfile?: boolean | undefined;
   /** Called for every chunk that is downloaded from the hub. */
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Called a few times a second while ranks load. */
@@ -130,6 +145,8 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const registries = await loadPlugins(plugins);
   const { signal, revision, onProgress, onDownload } = options;
   const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
+  const originMs = profileOrigin();
+  const profiled = options.loadProfile === true;
   const loader = registries.modelLoaders.select(path, options.loadFormat);
   const description = await loader.describe(path);
   const config = selectFamily(description.config).parseConfig(description.config);
@@ -139,8 +156,10 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     options.dtype === undefined || options.dtype === "auto" ? config.dtype : checkDtype("dtype", options.dtype);
   // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
   createKernels((message) => logger.warn(message));
+  const loadFormat = loader.format;
+  const ranks = { path, loadFormat, description, worldSize, quantization, dtype, kvCacheDtype, ...capacity };
   const executor = await startCoordinator({
-    ranks: { path, loadFormat: loader.format, description, worldSize, quantization, dtype, kvCacheDtype, ...capacity },
+    ranks,
     config,
     plugins,
     logger,
@@ -148,10 +167,13 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
     ...(options.profileSteps === undefined ? {} : { profileSteps: options.profileSteps }),
     ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
+    ...(profiled ? { loadProfileOriginMs: originMs } : {}),
     ...(signal === undefined ? {} : { signal }),
   });
   try {
-    return createEngine({ executor, description, logger });
+    const { model } = options;
+    const loadProfile = profiled ? groupLoadProfile(executor.reports, ranks, { model, originMs }) : undefined;
+    return createEngine({ executor, description, logger, loadProfile });
   } catch (error) {
     await executor.close();
     throw error;

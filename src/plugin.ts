@@ -1,6 +1,6 @@
 /** The plugin API: everything a plugin may import. Wiring only. */
 export type { Checkpoint, CheckpointTensor } from "./checkpoint/checkpoint.js";
-export { RandomAccessFile } from "./checkpoint/random-access-file.js";
+export { RandomAccessFile, type ReadObserver } from "./checkpoint/random-access-file.js";
 export type { AllGather, AllReduce, Broadcast, Pass } from "./collectives/collective.js";
 export {
   bf16ToF32,

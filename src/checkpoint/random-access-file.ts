@@ -11,6 +11,13 @@ export type ReadAt = (
   position: number,
 ) => number;
 
+/** Hears of every read of a file. How it is done is not told. */
+export interface ReadObserver {
+  readBegins(): void;
+  /** It got so many bytes; none if it failed. */
+  readEnds(bytes: number): void;
+}
+
 /** The most bytes that one read asks for; Linux stops at 2 GiB, and Node refuses more. */
 const MAX_READ_BYTES = 1024 * 1024 * 1024;
 
@@ -30,16 +37,17 @@ export class RandomAccessFile {
   }
 
   /**
-   * Opens a regular file for reading. Throws CheckpointError `FILE_NOT_FOUND` when there is none, or `READ_FAILED`
+   * Opens a regular file for reading; `observer`, if there is one, hears of every read. Throws CheckpointError `FILE_NOT_FOUND` when there is none, or `READ_FAILED`
    * when it cannot be opened.
    */
-  static open(path: string, readAt: ReadAt = readSync): RandomAccessFile {
+  static open(path: string, observer?: ReadObserver, readAt: ReadAt = readSync): RandomAccessFile {
     let fd: number | null = null;
     try {
       // Before opening: that would wait on a named pipe, and have effects on a device.
       if (!statSync(path).isFile()) throw notFound(path, "something that is not a regular file");
       fd = openSync(path, "r");
-      return new RandomAccessFile(path, fd, fstatSync(fd).size, readAt);
+      const read = observer === undefined ? readAt : observed(readAt, observer);
+      return new RandomAccessFile(path, fd, fstatSync(fd).size, read);
     } catch (error) {
       if (fd !== null) closeSync(fd);
       if (error instanceof CheckpointError) throw error;
@@ -77,6 +85,19 @@ export class RandomAccessFile {
     this.#fd = null;
     if (fd !== null) closeSync(fd);
   }
+}
+
+function observed(readAt: ReadAt, observer: ReadObserver): ReadAt {
+  return (fd, destination, offset, lengthBytes, position) => {
+    let received = 0;
+    observer.readBegins();
+    try {
+      received = readAt(fd, destination, offset, lengthBytes, position);
+      return received;
+    } finally {
+      observer.readEnds(received);
+    }
+  };
 }
 
 /** The error of a read of `expected` bytes that found `received` of them. */

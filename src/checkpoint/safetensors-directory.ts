@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { CheckpointError } from "../core/errors.js";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.js";
 import { INDEX_FILE, selectWeightFiles, type WeightFiles, type WeightMap } from "./index-file.js";
+import type { ReadObserver } from "./random-access-file.js";
 import { SafetensorsFile } from "./safetensors.js";
 
 export class SafetensorsDirectory implements Checkpoint {
@@ -23,11 +24,11 @@ export class SafetensorsDirectory implements Checkpoint {
    * is not in the file that the index says, `TENSOR_NOT_IN_INDEX` when a file holds one that the index does not know.
    * After an error no file is left open.
    */
-  static open(directory: string): SafetensorsDirectory {
+  static open(directory: string, observer?: ReadObserver): SafetensorsDirectory {
     const selected = selectWeightFiles(listNames(directory), directory);
     const files: SafetensorsFile[] = [];
     try {
-      for (const name of selected.files) files.push(openWeightFile(directory, name, selected));
+      for (const name of selected.files) files.push(openWeightFile(directory, name, selected, observer));
       const tensors = mergeTables(files);
       if (selected.index !== null) checkIndex(selected.index, tensors, directory);
       return new SafetensorsDirectory(files, tensors);
@@ -61,9 +62,14 @@ export function listNames(directory: string): readonly string[] {
   }
 }
 
-function openWeightFile(directory: string, name: string, { index }: WeightFiles): SafetensorsFile {
+function openWeightFile(
+  directory: string,
+  name: string,
+  { index }: WeightFiles,
+  observer?: ReadObserver,
+): SafetensorsFile {
   try {
-    return SafetensorsFile.open(join(directory, name));
+    return SafetensorsFile.open(join(directory, name), undefined, observer);
   } catch (error) {
     if (index === null || !(error instanceof CheckpointError) || error.code !== "FILE_NOT_FOUND") throw error;
     const tensors = [...index].filter(([, file]) => file === name).map(([tensor]) => tensor);

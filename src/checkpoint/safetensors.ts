@@ -1,7 +1,7 @@
 /** One .safetensors file: its table is read and checked when it is opened, its tensors when somebody asks. */
 import { CheckpointError } from "../core/errors.js";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.js";
-import { RandomAccessFile, type ReadAt } from "./random-access-file.js";
+import { RandomAccessFile, type ReadAt, type ReadObserver } from "./random-access-file.js";
 import {
   type HeaderEntry,
   headerLength,
@@ -31,8 +31,8 @@ export class SafetensorsFile implements Checkpoint {
    * Opens `path`, reads its header and nothing else, and keeps the file open until `close`. Throws CheckpointError
    * `FILE_NOT_FOUND`, `READ_FAILED`, `FILE_TOO_SHORT`, or one of the codes of `headerLength` and `parseHeader`.
    */
-  static open(path: string, readAt?: ReadAt): SafetensorsFile {
-    const file = RandomAccessFile.open(path, readAt);
+  static open(path: string, readAt?: ReadAt, observer?: ReadObserver): SafetensorsFile {
+    const file = RandomAccessFile.open(path, observer, readAt);
     try {
       return new SafetensorsFile(file);
     } catch (error) {

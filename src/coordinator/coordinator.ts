@@ -49,6 +49,8 @@ export interface CoordinatorOptions {
   readonly verifyCollectives?: boolean;
   /** Has ranks count where the time of their steps goes. Off by default. */
   readonly profileSteps?: boolean;
+  /** Has ranks record how they load (`RankReport.profile`), in time since then: milliseconds of the Unix epoch. */
+  readonly loadProfileOriginMs?: number;
   /** What runs in the threads, if not workers/rank.js: tests have ranks of their own. */
   readonly thread?: ThreadEntry;
 }
@@ -201,6 +203,7 @@ function rankInits(
   timeouts: CoordinatorTimeouts,
   logger: Logger,
 ): readonly RankInit[] {
+  const { loadProfileOriginMs } = options;
   const { worldSize } = options.ranks;
   const spinMs = worldSize < availableParallelism() ? SPIN_MS : 0;
   return Array.from({ length: worldSize }, (_, rank) => ({
@@ -215,6 +218,7 @@ function rankInits(
     spinMs,
     logLevel: logger.level,
     profile: shared.profile,
+    ...(loadProfileOriginMs === undefined ? {} : { loadProfileOriginMs }),
   }));
 }
 

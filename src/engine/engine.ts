@@ -11,6 +11,7 @@ import { setImmediate as eventLoopTurn } from "node:timers/promises";
 import { InternalError, OptionError, RequestError, ShardloomError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import type { StepProfile } from "../core/step-profile.js";
+import type { LoadProfile } from "../loading/load-profile.js";
 import type { ModelDescription } from "../loading/model-loader.js";
 import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
@@ -40,6 +41,8 @@ export interface EngineOptions {
   readonly logger: Logger;
   /** More requests than this waiting for their first step are refused. Default 1024. */
   readonly maxQueuedRequests?: number | undefined;
+  /** How the executor was loaded, if that was recorded. */
+  readonly loadProfile?: LoadProfile | undefined;
   /** A clock in milliseconds, for timings. Default `performance.now`. */
   readonly now?: (() => number) | undefined;
 }
@@ -83,6 +86,7 @@ export function createEngine(options: EngineOptions): Engine {
 export class Engine {
   readonly #executor: Executor;
   readonly #logger: Logger;
+  readonly #loadProfile: LoadProfile | null;
   readonly #tools: PromptTools;
   readonly #endOfSequenceIds: readonly number[];
   readonly #maxQueuedRequests: number;
@@ -103,6 +107,7 @@ export class Engine {
     const { executor } = options;
     this.#executor = executor;
     this.#logger = options.logger;
+    this.#loadProfile = options.loadProfile ?? null;
     this.#tools = tools;
     this.#endOfSequenceIds = endOfSequenceIds;
     this.#maxQueuedRequests = checkQueueSize(options.maxQueuedRequests ?? DEFAULT_MAX_QUEUED_REQUESTS);
@@ -122,6 +127,11 @@ export class Engine {
   /** Loading, rank by rank. */
   get reports(): readonly RankReport[] {
     return this.#executor.reports;
+  }
+
+  /** Where the time of loading went; null unless `loadProfile` was asked for. */
+  get loadProfile(): LoadProfile | null {
+    return this.#loadProfile;
   }
 
   /** Null where the model has none. */

@@ -5,7 +5,7 @@
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import type { TensorAllocator } from "../core/arena.js";
 import type { DType, FloatDType } from "../core/dtype.js";
-import type { Tensor } from "../core/tensor.js";
+import { type Tensor, tensorBytes } from "../core/tensor.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type {
   LinearLayer,
@@ -31,6 +31,13 @@ export interface LinearModule {
   readonly parameters: readonly Parameter[];
   /** Called once all parameters of the model are loaded. */
   processWeightsAfterLoading(): void;
+}
+
+/** Hears when the weights of a layer are prepared for the kernels. */
+export interface RepackObserver {
+  enter(phase: "repack", layer: string): void;
+  /** It is prepared; its parameters hold so many bytes. */
+  leave(bytes: number): void;
 }
 
 export interface LayerContextOptions {
@@ -94,7 +101,17 @@ export class LayerContext {
     this.linears.push(layer);
   }
 
-  processWeightsAfterLoading(): void {
-    for (const layer of this.linears) layer.processWeightsAfterLoading();
+  /** `observer` hears of every layer. */
+  processWeightsAfterLoading(observer?: RepackObserver): void {
+    for (const module of this.linears) {
+      if (observer === undefined) module.processWeightsAfterLoading();
+      else processObserved(module, observer);
+    }
   }
+}
+
+function processObserved(module: LinearModule, observer: RepackObserver): void {
+  observer.enter("repack", module.layer.prefix);
+  module.processWeightsAfterLoading();
+  observer.leave(module.parameters.reduce((sum, { tensor }) => sum + tensorBytes(tensor), 0));
 }

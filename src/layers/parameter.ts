@@ -96,6 +96,13 @@ export class Parameter {
     return this.#loaded;
   }
 
+  /** Bytes of the parameter that something has been loaded into. */
+  get loadedBytes(): number {
+    const { shape, dtype } = this.tensor;
+    const unitBytes = (elementCount(shape) / Math.max(1, this.extent)) * dtypeBytes(dtype);
+    return this.#loaded.reduce((sum, { size }) => sum + size, 0) * unitBytes;
+  }
+
   /** Extents that nothing has been loaded into yet, in order. */
   missing(): readonly Extent[] {
     const gaps: Extent[] = [];

@@ -3,6 +3,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import { isPickle, isSafetensors } from "../checkpoint/index-file.js";
+import type { ReadObserver } from "../checkpoint/random-access-file.js";
 import { listNames, SafetensorsDirectory } from "../checkpoint/safetensors-directory.js";
 import { CheckpointError, describeValue } from "../core/errors.js";
 import { isJsonObject, type JsonObject, readJsonObject, readTextFile } from "../core/json.js";
@@ -16,7 +17,7 @@ export const safetensorsLoader: ModelLoader = {
   format: "safetensors",
   matches,
   describe: async (path) => describeDirectory(path),
-  open: async (path) => openDirectory(path),
+  open: async (path, _expected, observer) => openDirectory(path, observer),
 };
 
 function matches(path: string): boolean {
@@ -29,9 +30,9 @@ function matches(path: string): boolean {
   );
 }
 
-function openDirectory(path: string): Checkpoint {
+function openDirectory(path: string, observer: ReadObserver | undefined): Checkpoint {
   checkDirectory(path);
-  return SafetensorsDirectory.open(path);
+  return SafetensorsDirectory.open(path, observer);
 }
 
 /** Everything about the model in a directory but its weights. */

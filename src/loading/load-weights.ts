@@ -6,7 +6,8 @@ import type { Checkpoint, CheckpointTensor } from "../checkpoint/checkpoint.js";
 import { CheckpointError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import { describeShape } from "../core/tensor.js";
-import type { LayerContext } from "../layers/layer-context.js";
+import type { LayerContext, WeightTarget } from "../layers/layer-context.js";
+import type { LoadObserver } from "./load-observer.js";
 import { seemEqual } from "./same-bytes.js";
 
 export interface LoadWeightsOptions {
@@ -17,6 +18,8 @@ export interface LoadWeightsOptions {
   /** Called after each tensor. */
   readonly onProgress?: () => void;
   readonly logger?: Logger;
+  /** Hears of every tensor and every layer. */
+  readonly observer?: LoadObserver;
 }
 
 /** What a rank did not take. */
@@ -30,6 +33,7 @@ export function loadWeights(
   checkpoint: Checkpoint,
   options: LoadWeightsOptions,
 ): LoadWeightsReport {
+  const { observer } = options;
   const ignored: string[] = [];
   const loaded = new Set<string>();
   checkSurplus(context, checkpoint, options.ignores);
@@ -39,16 +43,30 @@ export function loadWeights(
       ignored.push(tensor.name);
       continue;
     }
-    for (const target of targets) target.load(tensor);
+    if (observer === undefined) for (const target of targets) target.load(tensor);
+    else loadObserved(tensor, targets, observer);
     loaded.add(tensor.name);
     options.onProgress?.();
   }
   checkComplete(context, loaded);
-  context.processWeightsAfterLoading();
+  context.processWeightsAfterLoading(observer);
   if (ignored.length > 0) options.logger?.info({ rank: context.rank, ignored }, "checkpoint tensors ignored by rule");
   // Every rank would find the same; without bytes nothing is read.
-  if (context.rank === 0 && context.kernels.backend !== "shape-only") warnOfOthers(checkpoint, ignored, options);
+  if (context.rank === 0 && context.kernels.backend !== "shape-only") {
+    observer?.enter("other", "comparison of ignored tensors");
+    warnOfOthers(checkpoint, ignored, options);
+    observer?.leave();
+  }
   return { ignored };
+}
+
+/** What reaches a parameter are the bytes of the shard. */
+function loadObserved(tensor: CheckpointTensor, targets: readonly WeightTarget[], observer: LoadObserver): void {
+  const loadedBytes = (): number => targets.reduce((sum, { parameter }) => sum + parameter.loadedBytes, 0);
+  observer.enter("shard", tensor.name);
+  const before = loadedBytes();
+  for (const target of targets) target.load(tensor);
+  observer.leave(loadedBytes() - before);
 }
 
 /** A tensor that is ignored because another one says the same should do so: else config.json and weights disagree. */

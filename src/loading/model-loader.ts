@@ -4,6 +4,7 @@
  * the checkpoint is opened by every rank, which then reads only its slices.
  */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { ReadObserver } from "../checkpoint/random-access-file.js";
 import type { FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
 
@@ -42,6 +43,9 @@ export interface ModelLoader {
   matches(path: string): boolean;
   /** Throws CheckpointError for anything missing or damaged. */
   describe(path: string): Promise<ModelDescription>;
-  /** Reads and checks headers only. Throws CheckpointError. */
-  open(path: string, expected?: ExpectedWeights): Promise<Checkpoint>;
+  /**
+   * Reads and checks headers only. Throws CheckpointError. `observer` is there when somebody asked for a profile of loading:
+   * it is to be told of every read of the files, then and later (RandomAccessFile.open takes one).
+   */
+  open(path: string, expected?: ExpectedWeights, observer?: ReadObserver): Promise<Checkpoint>;
 }

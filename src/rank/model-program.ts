@@ -10,6 +10,7 @@ import type { Kernels } from "../kernels/kernels.js";
 import { profiledKernels } from "../kernels/profiled.js";
 import { createKernels } from "../kernels/select.js";
 import type { AllocatorFactory } from "../layers/model-memory.js";
+import { LoadRecorder, loadClock } from "../loading/load-recorder.js";
 import { loadPlugins } from "../loading/plugins.js";
 import { ModelRunner } from "./model-runner.js";
 import { profiledStep } from "./profiled-step.js";
@@ -31,8 +32,12 @@ export const modelProgram = createModelProgram();
 export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): RankProgram {
   return {
     async load(init, onProgress) {
+      const { loadProfileOriginMs: originMs } = init;
+      const loadRecorder = originMs === undefined ? undefined : new LoadRecorder(init.rank, loadClock(originMs));
+      loadRecorder?.enter("other", "plugins");
       const logger = createLogger(init.logLevel, { base: { pid: process.pid, rank: init.rank } });
       const registries = await loadPlugins(init.plugins);
+      loadRecorder?.leave();
       // Whoever launched the ranks has warned already: all threads find the same addon, or none.
       const plain = createKernels((message) => {
         logger.debug(message);
@@ -49,6 +54,7 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
         step,
         onProgress,
         logger,
+        recorder: loadRecorder,
         ...(seams === undefined ? {} : { allocator: seams.allocator, intercept: seams.checkpoint }),
       });
       const runStep = (): void => drive(runner.runStep(), collective);

@@ -6,6 +6,8 @@ import type { Kernels } from "../kernels/kernels.js";
 import { LayerContext } from "../layers/layer-context.js";
 import { type AllocatorFactory, ModelMemory } from "../layers/model-memory.js";
 import type { PlacementObserver } from "../layers/shard-placement.js";
+import type { RankLoadRecord } from "../loading/load-profile.js";
+import type { LoadRecorder } from "../loading/load-recorder.js";
 import { loadWeights } from "../loading/load-weights.js";
 import type { Registries } from "../loading/plugins.js";
 import type { Model, ModelConfig } from "../models/model.js";
@@ -25,6 +27,8 @@ export interface RankReport {
   readonly parameterBytes: number;
   /** Bytes reserved for the KV cache. */
   readonly kvCacheBytes: number;
+  /** Where the time went; there if it was asked for. */
+  readonly profile?: RankLoadRecord;
 }
 
 /** What a rank reads in place of the checkpoint that its loader opened. */
@@ -43,6 +47,8 @@ export interface LoadDependencies {
   readonly onProgress?: (bytesRead: number) => void;
   readonly observer?: PlacementObserver;
   readonly logger?: Logger;
+  /** Records how loading goes; `report.profile` is what it recorded. */
+  readonly recorder?: LoadRecorder | undefined;
 }
 
 export interface RankModel {
@@ -65,7 +71,15 @@ export async function loadRankModel(
   rank: number,
   dependencies: LoadDependencies,
 ): Promise<RankModel> {
-  const { registries, kernels, onProgress, observer, logger, allocator = allocatorFor(kernels) } = dependencies;
+  const {
+    registries,
+    kernels,
+    onProgress,
+    observer,
+    logger,
+    recorder,
+    allocator = allocatorFor(kernels),
+  } = dependencies;
   const { config: json } = options.description;
   const started = performance.now();
   const family = selectFamily(json);
@@ -82,11 +96,15 @@ export async function loadRankModel(
     allocator,
   });
   const loader = registries.modelLoaders.select(options.path, options.loadFormat);
-  const opened = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0));
+  recorder?.countSystem();
+  recorder?.enter("index", "headers");
+  const opened = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0), recorder);
+  recorder?.leave();
   const checkpoint = dependencies.intercept?.(opened) ?? opened;
   try {
     const { worldSize, dtype } = options;
     const selected = options.quantization;
+    recorder?.enter("other", "layers");
     const quantization = selected === null ? unquantized : registries.quantization.create(selected, checkpoint);
     const context = new LayerContext({
       rank,
@@ -98,18 +116,23 @@ export async function loadRankModel(
       ...(observer === undefined ? {} : { observer }),
     });
     const model = family.create(json, context, memory);
-    const { ignored } = loadWeights(context, quantization.checkpoint ?? checkpoint, {
+    const shown = quantization.checkpoint ?? checkpoint;
+    recorder?.leave();
+    const making = selected?.origin === "user" ? "quantize" : "shard";
+    const { ignored } = loadWeights(context, recorder?.watch(shown, checkpoint, making) ?? shown, {
       ignores: (name) => family.ignores(name, json),
       repeats: (name) => family.repeats(name, json),
       ...(onProgress === undefined ? {} : { onProgress: () => onProgress(checkpoint.bytesRead) }),
       ...(logger === undefined ? {} : { logger }),
+      ...(recorder === undefined ? {} : { observer: recorder }),
     });
+    const memoryBytes = { parameterBytes: weights.usedBytes, kvCacheBytes: memory.kvCacheBytes };
     const report: RankReport = {
       rank,
       loadMs: performance.now() - started,
       bytesRead: checkpoint.bytesRead,
-      parameterBytes: weights.usedBytes,
-      kvCacheBytes: memory.kvCacheBytes,
+      ...memoryBytes,
+      ...(recorder === undefined ? {} : { profile: recorder.finish(memoryBytes) }),
     };
     return { rank, options, config, context, memory, model, allocator, ignored, report };
   } finally {

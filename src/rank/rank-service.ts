@@ -38,6 +38,8 @@ export interface RankInit {
   readonly logLevel: string;
   /** Where the rank counts what the time of its steps goes to; null where nobody asked. */
   readonly profile: StepProfileHandle | null;
+  /** Has the rank record how it loads, in time since then: milliseconds of the Unix epoch. */
+  readonly loadProfileOriginMs?: number;
 }
 
 /** What came of a call. */

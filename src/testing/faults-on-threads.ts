@@ -1,5 +1,6 @@
 /** Faults of ranks in worker threads: a group as launch() starts it, on which something goes wrong. */
 import { type CoordinatorTimeouts, startCoordinator, type ThreadEntry } from "../coordinator/coordinator.js";
+import { groupLoadProfile, profileOrigin } from "../coordinator/group-load-profile.js";
 import { createLogger } from "../core/logger.js";
 import { createEngine, type Engine } from "../engine/engine.js";
 import { importPlugin, resolvePlugin } from "../loading/plugins.js";
@@ -17,6 +18,8 @@ export interface LaunchWithFaultsOptions extends Omit<ModelOptions, "plugins"> {
   readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
   /** Has ranks compare the result of every collective: CollectiveError `COLLECTIVE_CORRUPTED`. Default false. */
   readonly verifyCollectives?: boolean | undefined;
+  /** Has ranks record how they load, delays included: `engine.loadProfile`. Default false. */
+  readonly loadProfile?: boolean | undefined;
   /** Default "silent": a fault is expected. */
   readonly logLevel?: string | undefined;
 }
@@ -37,6 +40,8 @@ export async function launchWithFaults(options: LaunchWithFaultsOptions): Promis
   const plugins = await Promise.all(urls.map(importPlugin));
   const { ranks } = await prepare({ ...options, plugins });
   const { description } = ranks;
+  const originMs = profileOrigin();
+  const profiled = options.loadProfile === true;
   const executor = await startCoordinator({
     ranks,
     config: selectFamily(description.config).parseConfig(description.config),
@@ -44,10 +49,13 @@ export async function launchWithFaults(options: LaunchWithFaultsOptions): Promis
     logger,
     thread: faultyThread(checkFaults(options.faults, ranks.worldSize)),
     verifyCollectives: options.verifyCollectives ?? false,
+    ...(profiled ? { loadProfileOriginMs: originMs } : {}),
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
   });
   try {
-    return createEngine({ executor, description, logger });
+    const subject = { model: ranks.path, originMs };
+    const loadProfile = profiled ? groupLoadProfile(executor.reports, ranks, subject) : undefined;
+    return createEngine({ executor, description, logger, loadProfile });
   } catch (error) {
     await executor.close();
     throw error;

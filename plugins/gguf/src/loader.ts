@@ -7,6 +7,7 @@ import {
   type ModelDescription,
   type ModelLoader,
   RandomAccessFile,
+  type ReadObserver,
   UnsupportedError,
 } from "shardloom/plugin";
 import { createCheckpoint } from "./checkpoint.js";
@@ -62,8 +63,8 @@ async function describe(path: string): Promise<ModelDescription> {
   }
 }
 
-async function open(path: string): Promise<Checkpoint> {
-  const file = RandomAccessFile.open(resolveFile(path));
+async function open(path: string, _expected?: unknown, observer?: ReadObserver): Promise<Checkpoint> {
+  const file = RandomAccessFile.open(resolveFile(path), observer);
   try {
     const { metadata, tensors } = readHeader(file, (key) => !key.startsWith("tokenizer."));
     return createCheckpoint(file, nameLlamaTensors(metadata, tensors));
