@@ -27,7 +27,7 @@ export const batch: Bench = async (context) => {
           subject: { model: shape.name, weights, sequences, tokens },
           unit: "tokens/s",
           better: "higher",
-          sampled: await sampleLineUp(lineUp, options.rounds, (contestant) => contestant.decode(work)),
+          sampled: await sampleLineUp(context, lineUp, (contestant) => contestant.decode(work)),
           limitOf: (rate) => shareOf("f32 peak", (rate * 2 * (counts.layers + counts.head)) / 1e9, peak, "GFLOP/s"),
           validated: lineUp.validated,
         });

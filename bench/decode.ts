@@ -22,7 +22,7 @@ export const decode: Bench = async (context) => {
           subject: { model: shape.name, weights, tokens: options.tokens },
           unit: "tokens/s",
           better: "higher",
-          sampled: await sampleLineUp(lineUp, options.rounds, (contestant) => contestant.decode(work)),
+          sampled: await sampleLineUp(context, lineUp, (contestant) => contestant.decode(work)),
           limitOf: (rate) => shareOf("DRAM read", (rate * weightBytes) / 1e9, limits.dramReadGBps.all, "GB/s"),
           validated: lineUp.validated,
         });

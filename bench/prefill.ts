@@ -23,7 +23,7 @@ export const prefill: Bench = async (context) => {
           subject: { model: shape.name, weights, prompt: tokens },
           unit: "tokens/s",
           better: "higher",
-          sampled: await sampleLineUp(lineUp, options.rounds, (contestant) => contestant.prefill(tokens)),
+          sampled: await sampleLineUp(context, lineUp, (contestant) => contestant.prefill(tokens)),
           limitOf: (rate) => shareOf("f32 peak", (rate * flopsPerToken) / 1e9, peak, "GFLOP/s"),
           validated: lineUp.validated,
         });

@@ -54,10 +54,14 @@ export async function withLineUp<T>(
 
 /** Samples of all contestants, in turns. */
 export async function sampleLineUp(
+  { options, report }: BenchContext,
   { contestants }: LineUp,
-  rounds: number,
   measure: Measure<Contestant>,
 ): Promise<Sampled[]> {
-  const samples = await alternate(contestants, rounds, measure);
+  const samples = await alternate(contestants, options.rounds, async (contestant) => {
+    const sample = await measure(contestant);
+    report(`${contestant.name}: ${sample.toPrecision(3)}`);
+    return sample;
+  });
   return contestants.map(({ name, peer }, index) => ({ name, peer, samples: samples[index] ?? [] }));
 }

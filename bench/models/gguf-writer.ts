@@ -72,7 +72,7 @@ function writeAll(file: number, bytes: Uint8Array, position: number): number {
 
 function headerBytes(metadata: ReadonlyMap<string, GgufValue>, tensors: readonly GgufTensor[]): Uint8Array {
   const parts = [Buffer.from("GGUF", "latin1"), u32(VERSION), u64(tensors.length), u64(metadata.size)];
-  for (const [key, value] of metadata) parts.push(string(key), ...valueBytes(value));
+  for (const [key, value] of metadata) parts.push(string(key), valueBytes(value));
   let offset = 0;
   for (const { name, dimensions, ggmlType, bytes } of tensors) {
     parts.push(string(name), u32(dimensions.length), ...dimensions.map(u64), u32(ggmlType), u64(offset));
@@ -81,22 +81,22 @@ function headerBytes(metadata: ReadonlyMap<string, GgufValue>, tensors: readonly
   return Buffer.concat(parts);
 }
 
-function valueBytes(value: GgufValue): Buffer[] {
+function valueBytes(value: GgufValue): Buffer {
   switch (value.type) {
     case "u32":
-      return [u32(U32), u32(value.value)];
+      return Buffer.concat([u32(U32), u32(value.value)]);
     case "i32":
-      return [u32(I32), i32(value.value)];
+      return Buffer.concat([u32(I32), i32(value.value)]);
     case "f32":
-      return [u32(F32), f32(value.value)];
+      return Buffer.concat([u32(F32), f32(value.value)]);
     case "bool":
-      return [u32(BOOL), Buffer.of(value.value ? 1 : 0)];
+      return Buffer.concat([u32(BOOL), Buffer.of(value.value ? 1 : 0)]);
     case "string":
-      return [u32(STRING), string(value.value)];
+      return Buffer.concat([u32(STRING), string(value.value)]);
     case "strings":
-      return [u32(ARRAY), u32(STRING), u64(value.values.length), ...value.values.map(string)];
+      return Buffer.concat([u32(ARRAY), u32(STRING), u64(value.values.length), ...value.values.map(string)]);
     case "i32s":
-      return [u32(ARRAY), u32(I32), u64(value.values.length), ...value.values.map(i32)];
+      return Buffer.concat([u32(ARRAY), u32(I32), u64(value.values.length), ...value.values.map(i32)]);
   }
 }
 
