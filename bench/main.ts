@@ -31,7 +31,13 @@ async function runBench(bench: Bench, options: BenchOptions): Promise<BenchResul
 }
 
 async function main(): Promise<void> {
-  const options = parseOptions(process.argv.slice(2), [...benches.keys()]);
+  const args = process.argv.slice(2);
+  const names = [...benches.keys()];
+  if (args.includes("--help")) {
+    console.log(`${USAGE}\n\nbenches: ${names.join(", ")}`);
+    return;
+  }
+  const options = parseOptions(args, names);
   const bench = benches.get(options.bench);
   if (bench === undefined) return;
   const result = await runBench(bench, options);
