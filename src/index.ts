@@ -8,6 +8,7 @@ import { weightBytes } from "./checkpoint/weight-bytes.js";
 import { type RankProgress, startCoordinator } from "./coordinator/coordinator.js";
 import { groupLoadProfile, profileOrigin } from "./coordinator/group-load-profile.js";
 import { type QuantizeProgress, type QuantizeReport, quantizeCheckpoint } from "./coordinator/quantize-checkpoint.js";
+import { type ShardProgress, type ShardReport, shardCheckpoint } from "./coordinator/shard-checkpoint.js";
 import type { CoordinatorTimeouts } from "./coordinator/timeouts.js";
 import type { FloatDType } from "./core/dtype.js";
 import { isDType, isFloat } from "./core/dtype.js";
@@ -15,7 +16,7 @@ import { describeValue, OptionError } from "./core/errors.js";
 import type { JsonObject } from "./core/json.js";
 import { createLogger } from "./core/logger.js";
 import { checkWorldSize } from "./core/rank.js";
-import { type CapacityOptions, planCapacity } from "./engine/capacity.js";
+import { type CapacityOptions, LEAST_CAPACITY, planCapacity } from "./engine/capacity.js";
 import { createEngine, type Engine } from "./engine/engine.js";
 import { type ModelPlan, planModel } from "./engine/model-plan.js";
 import { createKernels } from "./kernels/select.js";
@@ -23,9 +24,11 @@ import { dummyLoader } from "./loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "./loading/plugins.js";
 import { selectFamily } from "./models/registry.js";
 import type { QuantizationChoice } from "./quantization/registry.js";
+import type { RankOptions } from "./rank/rank-options.js";
 
 export type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
 export type { QuantizeProgress, QuantizeReport } from "./coordinator/quantize-checkpoint.js";
+export type { ShardProgress, ShardReport } from "./coordinator/shard-checkpoint.js";
 export {
   CheckpointError,
   CollectiveError,
@@ -111,6 +114,8 @@ export interface LaunchOptions extends CapacityOptions {
   /** dtype of the KV cache. Default f32: exact. */
   readonly kvCacheDtype?: FloatDType | undefined;
   readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
+  /** Whether the checksums of a sharded state are verified while it is loaded, by all ranks together. Default true. */
+  readonly verifyChecksums?: boolean | undefined;
   /**
    * Has ranks compare the result of every collective, to find out whether something writes where it must not:
    * CollectiveError `COLLECTIVE_CORRUPTED`. Costs time in every step. Default false.
@@ -157,7 +162,17 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
   createKernels((message) => logger.warn(message));
   const loadFormat = loader.format;
-  const ranks = { path, loadFormat, description, worldSize, quantization, dtype, kvCacheDtype, ...capacity };
+  const ranks: RankOptions = {
+    path,
+    loadFormat,
+    description,
+    worldSize,
+    quantization,
+    dtype,
+    kvCacheDtype,
+    ...capacity,
+    ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
+  };
   const executor = await startCoordinator({
     ranks,
     config,
@@ -301,6 +316,75 @@ export async function quantize(options: QuantizeOptions): Promise<QuantizeReport
     out,
     overwrite,
     maxShardBytes,
+    threads,
+    onProgress,
+    signal,
+  });
+}
+
+/** How a model is saved as a sharded state. `model` and `out` are needed. */
+export interface ShardOptions {
+  /** A directory, a file, or a hub id `org/name[@revision]`. */
+  readonly model: string;
+  readonly revision?: string | undefined;
+  /** Ranks to save it for; it loads at any other number as well. Default 1. */
+  readonly tensorParallelSize?: number | undefined;
+  /** Directory to make. It appears when it is complete. */
+  readonly out: string;
+  /** Replaces the model that is at `out`. */
+  readonly overwrite?: boolean | undefined;
+  /** The most bytes of tensors in one file. Default 5 GB. */
+  readonly maxShardBytes?: number | undefined;
+  /** Ranks that are loaded at a time. Default: one a core. */
+  readonly threads?: number | undefined;
+  readonly plugins?: readonly string[] | undefined;
+  readonly loadFormat?: string | undefined;
+  readonly quantization?: string | undefined;
+  readonly quantizationOptions?: JsonObject | undefined;
+  readonly dtype?: "auto" | FloatDType | undefined;
+  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
+  /** Called when a rank is done. */
+  readonly onProgress?: ((progress: ShardProgress) => void) | undefined;
+  /** Gives up, and leaves nothing behind, when aborted. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Saves what each rank of a model would hold, quantized weights in execution format, so that loading it is reading it. The
+ * state loads at any number of ranks, with the same values. Throws what `shardCheckpoint` throws, and what `launch` throws
+ * until it starts ranks.
+ */
+export async function shard(options: ShardOptions): Promise<ShardReport> {
+  const { signal, revision, overwrite = false, dtype = "auto", onDownload, onProgress } = options;
+  const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
+  const out = resolve(options.out);
+  const maxFileBytes = checkCount("maxShardBytes", options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
+  const threads = checkCount("threads", options.threads ?? availableParallelism());
+  checkOutput(out, { overwrite });
+  const plugins = resolvePlugins(options.plugins ?? []);
+  const registries = await loadPlugins(plugins);
+  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
+  const loader = registries.modelLoaders.select(path, options.loadFormat);
+  const description = await loader.describe(path);
+  const config = selectFamily(description.config).parseConfig(description.config);
+  const ranks: RankOptions = {
+    path,
+    loadFormat: loader.format,
+    description,
+    worldSize,
+    quantization: registries.quantization.select(description.config, choiceOf(options)),
+    dtype: dtype === "auto" ? config.dtype : checkDtype("dtype", dtype),
+    kvCacheDtype: "f32",
+    ...LEAST_CAPACITY,
+  };
+  return shardCheckpoint({
+    ranks,
+    loader,
+    registries,
+    plugins,
+    out,
+    overwrite,
+    maxFileBytes,
     threads,
     onProgress,
     signal,

@@ -17,6 +17,11 @@ export interface CheckpointTensor {
    * CheckpointError `SHORT_READ` when the file ends early, or RangeError outside the tensor.
    */
   read(destination: Uint8Array, byteOffset: number): void;
+  /**
+   * Fills `destination` with a slice, dense and row-major: for tensors that know better how to read one than run by run.
+   * Called with checked ranges, one a dimension, and a destination of exactly their size.
+   */
+  readSlice?(ranges: readonly { readonly start: number; readonly end: number }[], destination: Uint8Array): void;
 }
 
 /** An open checkpoint. */
@@ -24,5 +29,7 @@ export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
   /** Bytes read from disk for tensor data so far by this instance. */
   readonly bytesRead: number;
+  /** What it took to verify checksums when it was opened; absent where there are none. */
+  readonly verification?: { readonly bytes: number; readonly ms: number };
   close(): void;
 }

@@ -87,6 +87,10 @@ export function readSlice(tensor: CheckpointTensor, ranges: readonly SliceRange[
       { tensor: name, file, expected, received: destination.length },
     );
   }
+  if (tensor.readSlice !== undefined) {
+    tensor.readSlice(ranges, destination);
+    return;
+  }
   const read: RunCallback = (source, sizeBytes, offset) =>
     tensor.read(destination.subarray(offset, offset + sizeBytes), source);
   forEachRun(shape, elementBytes, ranges, read, name);

@@ -1,12 +1,13 @@
 /** Shows on a terminal how far a download, and then loading or quantizing, has got. */
 import { SingleBar } from "cli-progress";
-import type { DownloadProgress, LoadProgress, QuantizeProgress } from "../index.js";
+import type { DownloadProgress, LoadProgress, QuantizeProgress, ShardProgress } from "../index.js";
 import { formatBytes } from "./quantities.js";
 
 export interface LoadingBar {
   downloaded(progress: DownloadProgress): void;
   loaded(progress: LoadProgress): void;
   quantized(progress: QuantizeProgress): void;
+  sharded(progress: ShardProgress): void;
   /** Removes the bar. */
   stop(): void;
 }
@@ -50,6 +51,10 @@ class TerminalLoadingBar implements LoadingBar {
 
   quantized({ bytesDone, totalBytes }: QuantizeProgress): void {
     this.#show("Quantizing", bytesDone, totalBytes);
+  }
+
+  sharded({ bytesDone, totalBytes }: ShardProgress): void {
+    this.#show("Sharding", Math.min(bytesDone, totalBytes), totalBytes);
   }
 
   stop(): void {

@@ -28,21 +28,47 @@ export interface SourceFlags {
   readonly verbose?: boolean;
 }
 
-/** The same of a model that is run. */
-export interface ModelFlags extends SourceFlags {
-  readonly tp: number;
+/** What its weights become while it is loaded. */
+export interface QuantizationFlags {
   readonly dtype: (typeof DTYPES)[number];
   readonly quantization?: string;
   readonly quantizationOption?: readonly KeyValue[];
+}
+
+/** The same of a model that is run. */
+export interface ModelFlags extends SourceFlags, QuantizationFlags {
+  readonly tp: number;
   readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
   readonly kvCacheBytes?: number;
   readonly maxModelLen?: number;
+  readonly verifyChecksums: boolean;
 }
 
 /** Flags of a model that is run. */
 export function addModelOptions(command: Command): void {
-  addModel(command)
-    .option("--tp <ranks>", "tensor-parallel ranks, each a thread with its part of the model", worldSize("--tp"), 1)
+  addQuantizationOptions(
+    addModel(command).option(
+      "--tp <ranks>",
+      "tensor-parallel ranks, each a thread with its part of the model",
+      worldSize("--tp"),
+      1,
+    ),
+  )
+    .option("--kv-cache-dtype <type>", "f32, bf16, f16", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
+    .option("--kv-cache-bytes <n>", "memory for the KV cache over all ranks", wholeNumber("--kv-cache-bytes", 1))
+    .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1))
+    .option("--no-verify-checksums", "do not verify the checksums of a sharded state");
+  addLoading(command);
+}
+
+/** Flags of a model that is read, for a command that says itself what is done with it. */
+export function addSourceOptions(command: Command): void {
+  addLoading(addModel(command));
+}
+
+/** Flags of what weights become while a model is loaded. */
+export function addQuantizationOptions(command: Command): Command {
+  return command
     .option(
       "--dtype <type>",
       "of unquantized weights: auto (the model's own), f32, bf16, f16",
@@ -54,16 +80,7 @@ export function addModelOptions(command: Command): void {
       "--quantization-option <key=value>",
       "what the method is told, the value in JSON or plain text; may be given several times",
       collectWith(keyValue("--quantization-option")),
-    )
-    .option("--kv-cache-dtype <type>", "f32, bf16, f16", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
-    .option("--kv-cache-bytes <n>", "memory for the KV cache over all ranks", wholeNumber("--kv-cache-bytes", 1))
-    .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1));
-  addLoading(command);
-}
-
-/** Flags of a model that is read, for a command that says itself what is done with it. */
-export function addSourceOptions(command: Command): void {
-  addLoading(addModel(command));
+    );
 }
 
 function addModel(command: Command): Command {
@@ -110,6 +127,7 @@ export function launchOptionsOf(flags: ModelFlags): LaunchOptions {
     kvCacheDtype: flags.kvCacheDtype,
     kvCacheBytes: flags.kvCacheBytes,
     maxModelLength: flags.maxModelLen,
+    verifyChecksums: flags.verifyChecksums,
     maxSequences: 1,
     loadFormat: flags.loadFormat,
     logLevel: logLevelOf(flags),

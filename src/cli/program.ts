@@ -8,6 +8,7 @@ import { readPackageManifest } from "./package-manifest.js";
 import { addPlanCommand } from "./plan.js";
 import { addQuantizeCommand } from "./quantize.js";
 import { addScoreCommand } from "./score.js";
+import { addShardCommand } from "./shard.js";
 
 const ENVIRONMENT_AND_EXIT_CODES = `
 Examples:
@@ -50,5 +51,6 @@ export function createProgram(context: CommandContext): Command {
   addPlanCommand(program, context);
   addQuantizeCommand(program, context);
   addBenchCommand(program, context);
+  addShardCommand(program, context);
   return program;
 }

@@ -18,7 +18,7 @@ import { describeShape } from "../core/tensor.js";
 import { type PlannedCheckpoint, type PlannedFile, planCheckpoint } from "../loading/checkpoint-plan.js";
 import type { CheckpointTaskSetup, DeferredTensor } from "../loading/checkpoint-task.js";
 import { safetensorsLoader } from "../loading/default-loader.js";
-import { formatJson, writeModelFiles, writeTextFile } from "../loading/model-files.js";
+import { dtypeMembers, formatJson, writeModelFiles, writeTextFile } from "../loading/model-files.js";
 import type { ModelDescription, ModelLoader } from "../loading/model-loader.js";
 import type { Registries } from "../loading/plugins.js";
 import { matchModules } from "../loading/skip-patterns.js";
@@ -29,6 +29,8 @@ import type {
 import { callHook } from "../quantization/registry.js";
 import { findLinearModules } from "../rank/linear-modules.js";
 import { runTasks, throwIfCancelled } from "./task-pool.js";
+
+const WORKER = new URL("../../workers/checkpoint-task.js", import.meta.url).href;
 
 export interface QuantizeCheckpointRequest {
   /** Local path of the model. */
@@ -87,7 +89,7 @@ export async function quantizeCheckpoint(request: QuantizeCheckpointRequest): Pr
   const checkpoint = await loader.open(path);
   try {
     const prepared = await prepare(request, checkpoint);
-    throwIfCancelled(request.signal);
+    throwIfCancelled(request.signal, "quantizing");
     const directory = OutputDirectory.create(out, prepared.planned.sizeBytes, { overwrite });
     try {
       const report = await write(request, prepared, directory.path);
@@ -178,8 +180,8 @@ async function write(
   const totalBytes = planned.tasks.reduce((sum, { sourceBytes }) => sum + sourceBytes, 0);
   let bytesDone = 0;
   const tasks = planned.tasks.map((task) => ({ ...task, file: join(directory, task.fileName) }));
-  await runTasks(tasks, {
-    setup,
+  await runTasks<(typeof tasks)[number], readonly DeferredTensor[]>(tasks, {
+    worker: { filename: WORKER, name: "runCheckpointTask", setup, activity: "quantizing" },
     threads,
     signal,
     done: ({ fileName, sourceBytes }, tensors) => {
@@ -232,16 +234,7 @@ function writeIndex(directory: string, weightMap: ReadonlyMap<string, string>, t
   writeTextFile(join(directory, INDEX_FILE), formatJson({ metadata: { total_size: totalSize }, weight_map: map }));
 }
 
-const TORCH_DTYPES: Readonly<Record<FloatDType, string>> = { f32: "float32", bf16: "bfloat16", f16: "float16" };
-
 /** What becomes of config.json. */
 function membersOf(settings: string, dtype: FloatDType | null, config: JsonObject): ReadonlyMap<string, string> {
-  const members = new Map([["quantization_config", settings]]);
-  if (dtype === null) return members;
-  // transformers 5 calls it dtype and reads both.
-  const known = ["dtype", "torch_dtype"].filter((key) => config[key] !== undefined);
-  for (const key of known.length === 0 ? ["torch_dtype"] : known) {
-    members.set(key, JSON.stringify(TORCH_DTYPES[dtype]));
-  }
-  return members;
+  return new Map([["quantization_config", settings], ...(dtype === null ? [] : dtypeMembers(dtype, config))]);
 }

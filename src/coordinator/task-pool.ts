@@ -1,20 +1,29 @@
-/** Threads that carry out the tasks of a checkpoint. */
+/** Threads that carry out tasks, one at a time each. */
 import type { Piscina } from "piscina";
-import { fromTransferable, RequestError, ShardloomError } from "../core/errors.js";
-import type {
-  CheckpointTask,
-  CheckpointTaskOutcome,
-  CheckpointTaskSetup,
-  DeferredTensor,
-} from "../loading/checkpoint-task.js";
+import { fromTransferable, RequestError, ShardloomError, type TransferableError } from "../core/errors.js";
 
-const WORKER = new URL("../../workers/checkpoint-task.js", import.meta.url).href;
+/** What came of a task. Errors are values: a thread pool's own would lose their class, code and fields. */
+export type TaskOutcome<Result> =
+  | { readonly ok: true; readonly result: Result }
+  | { readonly ok: false; readonly error: TransferableError };
 
-export interface TaskPoolOptions<Task extends CheckpointTask> {
-  readonly setup: CheckpointTaskSetup;
+/** Where the threads of a pool begin. */
+export interface TaskWorker {
+  /** URL of the file. */
+  readonly filename: string;
+  /** The function it exports: it takes a task and returns the promise of a TaskOutcome. */
+  readonly name: string;
+  /** `workerData` of the threads: plain data. */
+  readonly setup: unknown;
+  /** What is being done, for errors: "quantizing". */
+  readonly activity: string;
+}
+
+export interface TaskPoolOptions<Task, Result> {
+  readonly worker: TaskWorker;
   readonly threads: number;
-  /** Called when a task is done, with the tensors that it did not write. */
-  readonly done: (task: Task, deferred: readonly DeferredTensor[]) => void;
+  /** Called when a task is done, with what it returned. */
+  readonly done: (task: Task, result: Result) => void;
   /** Ends all threads when aborted. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -24,17 +33,18 @@ export interface TaskPoolOptions<Task extends CheckpointTask> {
  * write. Throws the error of the first task that failed, RequestError `CANCELLED`, or ShardloomError `TASK_FAILED` when a thread
  * ends by itself.
  */
-export async function runTasks<Task extends CheckpointTask>(
+export async function runTasks<Task, Result>(
   tasks: readonly Task[],
-  { setup, threads, done, signal }: TaskPoolOptions<Task>,
+  { worker, threads, done, signal }: TaskPoolOptions<Task, Result>,
 ): Promise<void> {
-  throwIfCancelled(signal);
+  const { filename, name, setup, activity } = worker;
+  throwIfCancelled(signal, activity);
   const count = Math.max(1, Math.min(threads, tasks.length));
   // Loaded here because commands that run a model have no use for it.
   const { Piscina } = await import("piscina");
-  const pool = new Piscina<CheckpointTask, CheckpointTaskOutcome>({
-    filename: WORKER,
-    name: "runCheckpointTask",
+  const pool = new Piscina<Task, TaskOutcome<Result>>({
+    filename,
+    name,
     workerData: setup,
     minThreads: count,
     maxThreads: count,
@@ -42,13 +52,13 @@ export async function runTasks<Task extends CheckpointTask>(
   const run = async (task: Task): Promise<void> => {
     const outcome = await pool.run(task);
     if (!outcome.ok) throw fromTransferable(outcome.error);
-    done(task, outcome.deferred);
+    done(task, outcome.result);
   };
   const cancellation = new AbortController();
   try {
-    await Promise.race([Promise.all(tasks.map(run)), failureOf(pool, signal, cancellation.signal)]);
+    await Promise.race([Promise.all(tasks.map(run)), failureOf(pool, activity, signal, cancellation.signal)]);
   } catch (error) {
-    throw error instanceof ShardloomError ? error : threadFailed(error);
+    throw error instanceof ShardloomError ? error : threadFailed(error, activity);
   } finally {
     cancellation.abort();
     await pool.destroy();
@@ -56,23 +66,28 @@ export async function runTasks<Task extends CheckpointTask>(
 }
 
 /** Throws RequestError `CANCELLED` when a signal is aborted. */
-export function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw cancelled(signal);
+export function throwIfCancelled(signal: AbortSignal | undefined, activity: string): void {
+  if (signal?.aborted === true) throw cancelled(signal, activity);
 }
 
 /** Rejects when the signal is aborted, or when a thread fails outside of a task. Listens until `settled` is aborted. */
-function failureOf(pool: Piscina, signal: AbortSignal | undefined, settled: AbortSignal): Promise<never> {
+function failureOf(
+  pool: Piscina,
+  activity: string,
+  signal: AbortSignal | undefined,
+  settled: AbortSignal,
+): Promise<never> {
   return new Promise((_, reject) => {
     pool.on("error", reject);
-    signal?.addEventListener("abort", () => reject(cancelled(signal)), { signal: settled });
+    signal?.addEventListener("abort", () => reject(cancelled(signal, activity)), { signal: settled });
   });
 }
 
-function cancelled(signal: AbortSignal): RequestError {
-  return new RequestError("CANCELLED", "quantizing was cancelled", {}, { cause: signal.reason });
+function cancelled(signal: AbortSignal, activity: string): RequestError {
+  return new RequestError("CANCELLED", `${activity} was cancelled`, {}, { cause: signal.reason });
 }
 
-function threadFailed(cause: unknown): ShardloomError {
+function threadFailed(cause: unknown, activity: string): ShardloomError {
   const reason = cause instanceof Error ? cause.message : String(cause);
-  return new ShardloomError("TASK_FAILED", `a thread that quantizes ended by itself: ${reason}`, {}, { cause });
+  return new ShardloomError("TASK_FAILED", `a thread ended by itself while ${activity}: ${reason}`, {}, { cause });
 }

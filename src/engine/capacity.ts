@@ -30,6 +30,14 @@ export interface Capacity {
   readonly limits: StepLimits;
 }
 
+/** Sizes that any machine has room for, for ranks that are loaded and run no step, or when the sizes asked for are wrong. */
+export const LEAST_CAPACITY: Capacity = {
+  maxModelLength: 1,
+  blockSize: 1,
+  blocks: 1,
+  limits: { maxTokens: 1, maxSequences: 1, maxBlocksPerSequence: 1, maxOutputs: 1, maxLogprobs: 0 },
+};
+
 /** The most alternatives a request may ask for, as in OpenAI's API. */
 export const MAX_LOGPROBS = 20;
 const DEFAULT_KV_CACHE_BYTES = 4 * 1024 ** 3;

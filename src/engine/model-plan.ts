@@ -15,7 +15,7 @@ import type { QuantizationChoice } from "../quantization/registry.js";
 import { expectedTensors } from "../rank/expected-weights.js";
 import { type GroupPlan, planGroup, type StepExchange } from "../rank/group-plan.js";
 import type { RankOptions } from "../rank/rank-options.js";
-import { type Capacity, type CapacityOptions, planCapacity } from "./capacity.js";
+import { type Capacity, type CapacityOptions, LEAST_CAPACITY, planCapacity } from "./capacity.js";
 import { type Replicated, replicatedIn, type Uneven, unevenIn } from "./plan-sharing.js";
 import { Findings, findSource, type PlanProblem, type PlanSource } from "./plan-source.js";
 
@@ -103,14 +103,6 @@ export interface ModelPlan {
   readonly notes: readonly string[];
 }
 
-/** Sizes that any machine has room for, to go on with when the ones asked for are wrong. */
-const LEAST: Capacity = {
-  maxModelLength: 1,
-  blockSize: 1,
-  blocks: 1,
-  limits: { maxTokens: 1, maxSequences: 1, maxBlocksPerSequence: 1, maxOutputs: 1, maxLogprobs: 0 },
-};
-
 /** Plans a model. What would keep it from running is in the plan; throws only OptionError, for options that mean nothing. */
 export async function planModel(options: ModelPlanOptions, registries: Registries): Promise<ModelPlan> {
   const found = new Findings();
@@ -131,7 +123,7 @@ export async function planModel(options: ModelPlanOptions, registries: Registrie
     quantization: quantization ?? null,
     dtype: options.dtype === "auto" ? model.dtype : options.dtype,
     kvCacheDtype: options.kvCacheDtype,
-    ...(capacity ?? LEAST),
+    ...(capacity ?? LEAST_CAPACITY),
   };
   const group = await found.awaiting(() => planGroup(ranks, registries));
   const plan = emptyPlan(options, found, source, sizeOf(model));

@@ -57,7 +57,8 @@ export interface DeferredTensor extends TensorSpec {
 
 /** What came of a task. Errors are values: a thread pool's own would lose their class, code and fields. */
 export type CheckpointTaskOutcome =
-  | { readonly ok: true; readonly deferred: readonly DeferredTensor[] }
+  /** The tensors that were not written. */
+  | { readonly ok: true; readonly result: readonly DeferredTensor[] }
   | { readonly ok: false; readonly error: TransferableError };
 
 /** Bytes read and written at a time: blocks and rows that straddle two pieces are quantized twice. */
@@ -74,7 +75,7 @@ export function createCheckpointTaskRunner(
   return async (task) => {
     try {
       opened ??= open(setup);
-      return { ok: true, deferred: carryOut(task, await opened) };
+      return { ok: true, result: carryOut(task, await opened) };
     } catch (error) {
       return { ok: false, error: toTransferable(error) };
     }

@@ -17,7 +17,7 @@ export const safetensorsLoader: ModelLoader = {
   format: "safetensors",
   matches,
   describe: async (path) => describeDirectory(path),
-  open: async (path, _expected, observer) => openDirectory(path, observer),
+  open: async (path, _expected, reader) => openDirectory(path, reader?.observer),
 };
 
 function matches(path: string): boolean {

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { companionFiles } from "../checkpoint/companion-files.js";
 import { setMembers } from "../checkpoint/json-members.js";
 import { OutputFile, writeFailed } from "../checkpoint/output-file.js";
-import { readTextFile } from "../core/json.js";
+import type { FloatDType } from "../core/dtype.js";
+import { type JsonObject, readTextFile } from "../core/json.js";
 import type { ModelDescription } from "./model-loader.js";
 
 /** Where a converted model comes from. */
@@ -26,6 +27,15 @@ export function writeModelFiles(directory: string, source: ModelSource, members:
   else writeDescription(directory, description);
   const config = isHuggingFace ? readTextFile(join(path, "config.json")) : formatJson(description.config);
   writeTextFile(join(directory, "config.json"), setMembers(config, members));
+}
+
+const TORCH_DTYPES: Readonly<Record<FloatDType, string>> = { f32: "float32", bf16: "bfloat16", f16: "float16" };
+
+/** Members of config.json that say in which dtype unquantized weights are. */
+export function dtypeMembers(dtype: FloatDType, config: JsonObject): readonly (readonly [string, string])[] {
+  // transformers 5 calls it dtype and reads both.
+  const known = ["dtype", "torch_dtype"].filter((key) => config[key] !== undefined);
+  return (known.length === 0 ? ["torch_dtype"] : known).map((key) => [key, JSON.stringify(TORCH_DTYPES[dtype])]);
 }
 
 /** A new text file. Throws ShardloomError `WRITE_FAILED`. */

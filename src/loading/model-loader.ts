@@ -36,6 +36,16 @@ export interface ExpectedWeights {
   tensors(): readonly ExpectedTensor[];
 }
 
+/** Who opens a checkpoint, for loaders that prepare for one rank or divide work among all. */
+export interface CheckpointReader {
+  readonly rank: number;
+  readonly worldSize: number;
+  /** Whether checksums are verified, where there are any: all ranks together verify each once. */
+  readonly verifyChecksums: boolean;
+  /** Hears of reads. */
+  readonly observer?: ReadObserver;
+}
+
 export interface ModelLoader {
   /** Name of the format, as `loadFormat` gives it: "safetensors", "gguf", ... */
   readonly format: string;
@@ -44,8 +54,8 @@ export interface ModelLoader {
   /** Throws CheckpointError for anything missing or damaged. */
   describe(path: string): Promise<ModelDescription>;
   /**
-   * Reads and checks headers only. Throws CheckpointError. `observer` is there when somebody asked for a profile of loading:
-   * it is to be told of every read of the files, then and later (RandomAccessFile.open takes one).
+   * Reads and checks headers only. Throws CheckpointError. With an observer in `reader`, somebody asked for a profile of
+   * loading: it is to be told of every read of the files, then and later (RandomAccessFile.open takes one).
    */
-  open(path: string, expected?: ExpectedWeights, observer?: ReadObserver): Promise<Checkpoint>;
+  open(path: string, expected?: ExpectedWeights, reader?: CheckpointReader): Promise<Checkpoint>;
 }

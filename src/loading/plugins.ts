@@ -11,6 +11,7 @@ import type { QuantizationConfigFactory } from "../quantization/contract.js";
 import { QuantizationRegistry } from "../quantization/registry.js";
 import type { ModelLoader } from "./model-loader.js";
 import { createModelLoaderRegistry, type ModelLoaderRegistry } from "./registry.js";
+import { STATE_METHOD, stateQuantization } from "./sharded-state/quantization.js";
 
 /** Major version of the plugin API. A plugin states the one it was built for. */
 export const PLUGIN_API_VERSION = 1;
@@ -44,9 +45,11 @@ export interface Registries {
 
 /** Registries that hold what shardloom itself brings. */
 export function createRegistries(): Registries {
+  const quantization = new QuantizationRegistry();
+  quantization.register(STATE_METHOD, stateQuantization, "shardloom");
   return {
     modelLoaders: createModelLoaderRegistry(),
-    quantization: new QuantizationRegistry(),
+    quantization,
     checkpointQuantizers: new CheckpointQuantizerRegistry(),
   };
 }

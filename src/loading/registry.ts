@@ -5,6 +5,7 @@ import { CheckpointError, describeValue, OptionError, PluginError, ShardloomErro
 import { safetensorsLoader } from "./default-loader.js";
 import { dummyLoader } from "./dummy-loader.js";
 import type { ModelLoader } from "./model-loader.js";
+import { shardedStateLoader } from "./sharded-state/loader.js";
 
 /** `loadFormat` that asks every loader whether it recognizes the model. */
 export const AUTO_FORMAT = "auto";
@@ -80,6 +81,8 @@ export class ModelLoaderRegistry {
 /** A registry that holds what shardloom itself brings. */
 export function createModelLoaderRegistry(): ModelLoaderRegistry {
   const registry = new ModelLoaderRegistry();
+  // Before safetensors, whose files a sharded state has as well.
+  registry.register(shardedStateLoader, "shardloom");
   registry.register(safetensorsLoader, "shardloom");
   registry.register(dummyLoader, "shardloom");
   return registry;

@@ -9,6 +9,7 @@ import type { PlacementObserver } from "../layers/shard-placement.js";
 import type { RankLoadRecord } from "../loading/load-profile.js";
 import type { LoadRecorder } from "../loading/load-recorder.js";
 import { loadWeights } from "../loading/load-weights.js";
+import type { CheckpointReader } from "../loading/model-loader.js";
 import type { Registries } from "../loading/plugins.js";
 import type { Model, ModelConfig } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
@@ -27,6 +28,8 @@ export interface RankReport {
   readonly parameterBytes: number;
   /** Bytes reserved for the KV cache. */
   readonly kvCacheBytes: number;
+  /** What this rank's share of verifying checksums took; 0 where the checkpoint has none. Part of loadMs. */
+  readonly verifyMs: number;
   /** Where the time went; there if it was asked for. */
   readonly profile?: RankLoadRecord;
 }
@@ -96,9 +99,15 @@ export async function loadRankModel(
     allocator,
   });
   const loader = registries.modelLoaders.select(options.path, options.loadFormat);
+  const reader: CheckpointReader = {
+    rank,
+    worldSize: options.worldSize,
+    verifyChecksums: kernels.backend !== "shape-only" && (options.verifyChecksums ?? true),
+    ...(recorder === undefined ? {} : { observer: recorder }),
+  };
   recorder?.countSystem();
   recorder?.enter("index", "headers");
-  const opened = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0), recorder);
+  const opened = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0), reader);
   recorder?.leave();
   const checkpoint = dependencies.intercept?.(opened) ?? opened;
   try {
@@ -132,6 +141,7 @@ export async function loadRankModel(
       loadMs: performance.now() - started,
       bytesRead: checkpoint.bytesRead,
       ...memoryBytes,
+      verifyMs: opened.verification?.ms ?? 0,
       ...(recorder === undefined ? {} : { profile: recorder.finish(memoryBytes) }),
     };
     return { rank, options, config, context, memory, model, allocator, ignored, report };

@@ -22,6 +22,8 @@ export interface RankOptions {
   /** Longest sequence. */
   readonly maxModelLength: number;
   readonly limits: StepLimits;
+  /** Whether ranks verify the checksums of a sharded state while they load it; true by default. */
+  readonly verifyChecksums?: boolean;
   /** Seed of weights that the loader makes up; 0 by default. */
   readonly weightSeed?: number;
 }

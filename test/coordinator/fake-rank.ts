@@ -65,7 +65,7 @@ function loadedRank(init: RankInit, faults: readonly Fault[]): LoadedRank {
   const { tokenIds, resultIds } = Step.from(init.step).views;
   let steps = 0;
   return {
-    report: { rank, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4 },
+    report: { rank, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4, verifyMs: 0 },
     runStep: () => {
       steps++;
       const fault = faults.find(({ at }) => at === steps);

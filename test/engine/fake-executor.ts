@@ -52,7 +52,9 @@ export class FakeExecutor implements Executor {
   readonly blockSize: number;
   readonly blocks: number;
   readonly maxModelLength: number;
-  readonly reports: readonly RankReport[] = [{ rank: 0, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4 }];
+  readonly reports: readonly RankReport[] = [
+    { rank: 0, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4, verifyMs: 0 },
+  ];
   /** Every step that was run. */
   readonly history: StepRecord[] = [];
   closed = 0;

@@ -3,11 +3,11 @@ import { join } from "node:path";
 import {
   type Checkpoint,
   CheckpointError,
+  type CheckpointReader,
   type JsonObject,
   type ModelDescription,
   type ModelLoader,
   RandomAccessFile,
-  type ReadObserver,
   UnsupportedError,
 } from "shardloom/plugin";
 import { createCheckpoint } from "./checkpoint.js";
@@ -63,8 +63,8 @@ async function describe(path: string): Promise<ModelDescription> {
   }
 }
 
-async function open(path: string, _expected?: unknown, observer?: ReadObserver): Promise<Checkpoint> {
-  const file = RandomAccessFile.open(resolveFile(path), observer);
+async function open(path: string, _expected?: unknown, reader?: CheckpointReader): Promise<Checkpoint> {
+  const file = RandomAccessFile.open(resolveFile(path), reader?.observer);
   try {
     const { metadata, tensors } = readHeader(file, (key) => !key.startsWith("tokenizer."));
     return createCheckpoint(file, nameLlamaTensors(metadata, tensors));
