@@ -32,9 +32,9 @@ function typed(
 describe("the registry of model loaders", () => {
   const folder = temporaryFolder();
 
-  it("knows safetensors and dummy weights without any plugin, and picks safetensors for a directory that has some", () => {
+  it("knows sharded states, safetensors and dummy weights without any plugin, and picks safetensors for a directory that has some", () => {
     const registry = createModelLoaderRegistry();
-    assert.deepEqual(registry.formats, ["safetensors", "dummy"]);
+    assert.deepEqual(registry.formats, ["sharded_state", "safetensors", "dummy"]);
     assert.equal(registry.select(fixture("tiny/llama/bf16")), safetensorsLoader);
     assert.equal(registry.select("anything at all", "safetensors"), safetensorsLoader);
   });
@@ -59,7 +59,7 @@ describe("the registry of model loaders", () => {
   it("is one engine's own", () => {
     const registry = createModelLoaderRegistry();
     registry.register(loader("other", ".other"), "other-plugin");
-    assert.deepEqual(createModelLoaderRegistry().formats, ["safetensors", "dummy"]);
+    assert.deepEqual(createModelLoaderRegistry().formats, ["sharded_state", "safetensors", "dummy"]);
   });
 
   it("takes the same object twice as once", () => {
@@ -67,7 +67,7 @@ describe("the registry of model loaders", () => {
     const other = loader("other", ".other");
     registry.register(other, "other-plugin");
     registry.register(other, "other-plugin");
-    assert.deepEqual(registry.formats, ["safetensors", "dummy", "other"]);
+    assert.deepEqual(registry.formats, ["sharded_state", "safetensors", "dummy", "other"]);
   });
 
   it("refuses another object under a taken format, naming both packages, and keeps the first", () => {
@@ -126,7 +126,13 @@ describe("the registry of model loaders", () => {
   it("lists the known formats when it is asked for another", () => {
     const registry = createModelLoaderRegistry();
     registry.register(loader("other", ".other"), "other-plugin");
-    const unknown = typed(OptionError, "UNKNOWN_LOAD_FORMAT", /auto, safetensors, dummy, other/, /"onnx"/, /--plugin/);
+    const unknown = typed(
+      OptionError,
+      "UNKNOWN_LOAD_FORMAT",
+      /auto, sharded_state, safetensors, dummy, other/,
+      /"onnx"/,
+      /--plugin/,
+    );
     assert.throws(() => registry.select("model", "onnx"), unknown);
   });
 
@@ -135,7 +141,7 @@ describe("the registry of model loaders", () => {
     const file = folder.write("model.onnx", "");
     assert.throws(
       () => registry.select(file),
-      checkpointError("UNRECOGNIZED_MODEL", /\(safetensors\)/, /a \.onnx file/, /--plugin/),
+      checkpointError("UNRECOGNIZED_MODEL", /\(sharded_state, safetensors\)/, /a \.onnx file/, /--plugin/),
     );
     assert.throws(
       () => registry.select(folder.path),

@@ -140,7 +140,7 @@ describe("plugins", () => {
     registerPlugin(registries, plugin);
     registerPlugin(registries, plugin);
     registerPlugin(registries, { ...plugin });
-    assert.deepEqual(registries.quantization.names, ["ternary"]);
+    assert.deepEqual(registries.quantization.names, ["shardloom_state", "ternary"]);
   });
 
   it("of another API version are refused, naming both versions", () => {
