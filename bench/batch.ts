@@ -14,7 +14,6 @@ export const batch: Bench = async (context) => {
   const { tokens } = options;
   const rows: Row[] = [];
   let peers: readonly PeerStatus[] = [];
-  const peak = limits.f32GflopsPerCore === null ? null : limits.f32GflopsPerCore * options.threads;
   for (const model of await chooseModels(context)) {
     const { shape, weights } = model;
     const counts = weightCounts(shape);
@@ -28,7 +27,8 @@ export const batch: Bench = async (context) => {
           unit: "tokens/s",
           better: "higher",
           sampled: await sampleLineUp(context, lineUp, (contestant) => contestant.decode(work)),
-          limitOf: (rate) => shareOf("f32 peak", (rate * 2 * (counts.layers + counts.head)) / 1e9, peak, "GFLOP/s"),
+          limitOf: (rate) =>
+            shareOf("f32 peak", (rate * 2 * (counts.layers + counts.head)) / 1e9, limits?.fmaGflops.all, "GFLOP/s"),
           validated: lineUp.validated,
         });
         rows.push(row);

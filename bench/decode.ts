@@ -23,7 +23,7 @@ export const decode: Bench = async (context) => {
           unit: "tokens/s",
           better: "higher",
           sampled: await sampleLineUp(context, lineUp, (contestant) => contestant.decode(work)),
-          limitOf: (rate) => shareOf("DRAM read", (rate * weightBytes) / 1e9, limits.dramReadGBps.all, "GB/s"),
+          limitOf: (rate) => shareOf("DRAM read", (rate * weightBytes) / 1e9, limits?.readGBs.all, "GB/s"),
           validated: lineUp.validated,
         });
       }),

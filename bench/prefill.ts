@@ -8,10 +8,9 @@ import { weightCounts } from "./models/shapes.js";
 const PROMPTS = [128, 512];
 
 export const prefill: Bench = async (context) => {
-  const { options, limits } = context;
+  const { limits } = context;
   const rows: Row[] = [];
   let peers: readonly PeerStatus[] = [];
-  const peak = limits.f32GflopsPerCore === null ? null : limits.f32GflopsPerCore * options.threads;
   for (const model of await chooseModels(context)) {
     const { shape, weights } = model;
     await withLineUp(context, model, { contextTokens: Math.max(...PROMPTS) + 16, sequences: 1 }, async (lineUp) => {
@@ -24,7 +23,7 @@ export const prefill: Bench = async (context) => {
           unit: "tokens/s",
           better: "higher",
           sampled: await sampleLineUp(context, lineUp, (contestant) => contestant.prefill(tokens)),
-          limitOf: (rate) => shareOf("f32 peak", (rate * flopsPerToken) / 1e9, peak, "GFLOP/s"),
+          limitOf: (rate) => shareOf("f32 peak", (rate * flopsPerToken) / 1e9, limits?.fmaGflops.all, "GFLOP/s"),
           validated: lineUp.validated,
         });
         rows.push(row);

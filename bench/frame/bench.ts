@@ -1,11 +1,12 @@
 /** What a bench is to the frame that runs it. */
-import type { Limits } from "./limits.js";
+import type { MachineLimits } from "../../src/kernels/probe.js";
 import type { BenchOptions } from "./options.js";
 import type { PeerStatus, Row } from "./result.js";
 
 export interface BenchContext {
   readonly options: BenchOptions;
-  readonly limits: Limits;
+  /** Measured in this run; null where the addon, which measures, is not there. */
+  readonly limits: MachineLimits | null;
   /** Hears, on stderr, of what is going on. */
   readonly report: (line: string) => void;
 }

@@ -1,5 +1,5 @@
 /** What a bench finds, as data: the shape of result files. */
-import type { Limits } from "./limits.js";
+import type { MachineLimits } from "../../src/kernels/probe.js";
 import type { Machine } from "./machine.js";
 import { pairRatios, type Summary, summarize } from "./statistics.js";
 
@@ -15,7 +15,8 @@ export interface BenchResult {
   /** What whoever ran it says of the circumstances; empty for nothing. */
   readonly note: string;
   readonly machine: Machine;
-  readonly limits: Limits;
+  /** What the machine can do at most, measured in the same run; null where the addon, which measures, is not there. */
+  readonly limits: MachineLimits | null;
   /** Peers that took part, and those that did not with the reason. */
   readonly peers: readonly PeerStatus[];
   readonly rows: readonly Row[];
@@ -98,8 +99,8 @@ export function makeRow({ subject, unit, better, sampled, limitOf, validated }: 
   return { subject, unit, better, contestants, ratios, validated };
 }
 
-/** `achieved` beside a limit; null when the limit was not measured. */
-export function shareOf(name: string, achieved: number, limit: number | null, unit: string): LimitShare | null {
-  if (limit === null) return null;
+/** `achieved` beside a limit; null when limits were not measured. */
+export function shareOf(name: string, achieved: number, limit: number | undefined, unit: string): LimitShare | null {
+  if (limit === undefined) return null;
   return { name, value: limit, unit, achieved, share: achieved / limit };
 }

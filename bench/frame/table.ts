@@ -1,5 +1,5 @@
 /** Results as tables for people. */
-import type { Limits } from "./limits.js";
+import type { MachineLimits, Scaling } from "../../src/kernels/probe.js";
 import type { Machine } from "./machine.js";
 import type { BenchResult, ContestantResult, Row } from "./result.js";
 
@@ -27,16 +27,15 @@ function formatMachine({ cpu, cpuModel, cpus, memoryBytes, system, node, kernels
   return `${cpu}${model}, ${cpus} CPUs, ${memory}, ${system}, Node.js ${node}, kernels ${kernels}, load ${load.toFixed(1)}`;
 }
 
-function formatLimits(limits: Limits): string {
-  const known = [
-    ["DRAM read, 1 thread", limits.dramReadGBps.one, "GB/s"],
-    ["all threads", limits.dramReadGBps.all, "GB/s"],
-    ["f32 FMA a core", limits.f32GflopsPerCore, "GFLOP/s"],
-    ["int8 a core", limits.int8GopsPerCore, "GOP/s"],
-    ["cache line", limits.cacheLineNs, "ns"],
-  ] as const;
-  const measured = known.flatMap(([name, value, unit]) => (value === null ? [] : [`${name} ${number(value)} ${unit}`]));
-  return `limits: ${measured.length === 0 ? "not measured" : measured.join(", ")}`;
+function formatLimits(limits: MachineLimits | null): string {
+  if (limits === null) return "limits: not measured without the addon";
+  const { isa, threads, readGBs, fmaGflops, dotInt8Gops, exchange } = limits;
+  const scaling = ({ one, all }: Scaling): string => `${number(one)} / ${number(all)}`;
+  const line = exchange === null ? "" : `, cache line ${number(exchange.cacheLineNs)} ns`;
+  return (
+    `limits (1 / ${threads} threads, ${isa}): read ${scaling(readGBs)} GB/s, f32 ${scaling(fmaGflops)} GFLOP/s, ` +
+    `int8 ${scaling(dotInt8Gops)} GOP/s${line}`
+  );
 }
 
 /** One line a contestant; a subject's columns are those of the first row. */

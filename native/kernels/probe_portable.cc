@@ -17,7 +17,9 @@ std::uint64_t read(const std::byte* data, std::size_t bytes) {
 }
 
 double multiply_add(std::int64_t rounds, float* sink) {
-  float sums[kLanes] = {};
+  // Each sum starts elsewhere: a compiler that finds equal ones makes one of them.
+  float sums[kLanes];
+  for (int i = 0; i < kLanes; i++) sums[i] = static_cast<float>(i);
   for (std::int64_t round = 0; round < rounds; round++) {
     for (float& sum : sums) sum = sum * 0.5f + 1.0f;
   }

@@ -34,10 +34,12 @@ const result: BenchResult = {
     load: 0,
   },
   limits: {
-    dramReadGBps: { one: 20, all: 40 },
-    f32GflopsPerCore: null,
-    int8GopsPerCore: null,
-    cacheLineNs: null,
+    isa: "avx2",
+    threads: 2,
+    readGBs: { one: 20, all: 40 },
+    fmaGflops: { one: 100, all: 200 },
+    dotInt8Gops: { one: 150, all: 300 },
+    exchange: { cacheLineNs: 50, wakeMicros: 5, forkJoinMicros: 1 },
   },
   peers: [
     { name: "other", version: "1", absent: null },
@@ -65,7 +67,7 @@ describe("a bench's result", () => {
   });
 
   it("claims no share of a limit that was not measured", () => {
-    assert.equal(shareOf("f32 peak", 100, null, "GFLOP/s"), null);
+    assert.equal(shareOf("f32 peak", 100, undefined, "GFLOP/s"), null);
   });
 
   it("survives being written as JSON", () => {
@@ -74,7 +76,11 @@ describe("a bench's result", () => {
 
   it("is printed with its machine, limits, absent peers, and a line a contestant", () => {
     const text = formatResult(result);
-    for (const part of ["a CPU, 2 CPUs, 16 GiB", "DRAM read, 1 thread 20.0 GB/s", "without third: not installed"]) {
+    for (const part of [
+      "a CPU, 2 CPUs, 16 GiB",
+      "limits (1 / 2 threads, avx2): read 20.0 / 40.0 GB/s",
+      "without third: not installed",
+    ]) {
       assert.ok(text.includes(part), `${part} is missing in\n${text}`);
     }
     assert.match(
