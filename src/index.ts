@@ -180,6 +180,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     logger,
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
     ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
+    stepsInFlight: 2,
     ...(options.profileSteps === undefined ? {} : { profileSteps: options.profileSteps }),
     ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
     ...(profiled ? { loadProfileOriginMs: originMs } : {}),

@@ -15,7 +15,7 @@ import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { RankOptions } from "../rank/rank-options.js";
 import type { RankInit } from "../rank/rank-service.js";
-import { Step } from "../rank/step.js";
+import { Step, type StepLimits, type Steps } from "../rank/step.js";
 import { CoordinatorChannel, STEP_RUN, STEP_STOP } from "../rank/step-channel.js";
 import { startTimeout, stepTimeout } from "./rank-errors.js";
 import { RankGroup, ranksClosed } from "./rank-group.js";
@@ -51,13 +51,15 @@ export interface CoordinatorOptions {
   readonly profileSteps?: boolean;
   /** Has ranks record how they load (`RankReport.profile`), in time since then: milliseconds of the Unix epoch. */
   readonly loadProfileOriginMs?: number;
+  /** Steps that may be in flight at a time: with 2, ranks go on while the coordinator reads results. Default 1. */
+  readonly stepsInFlight?: 1 | 2;
   /** What runs in the threads, if not workers/rank.js: tests have ranks of their own. */
   readonly thread?: ThreadEntry;
 }
 
 /** What the ranks share: the arrays of a step, the signals around it, and the place where they meet. */
 interface SharedMemory {
-  readonly step: Step;
+  readonly steps: Steps;
   readonly channel: CoordinatorChannel;
   readonly region: CollectiveRegion | null;
   readonly profile: StepProfileHandle | null;
@@ -76,7 +78,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   const timeouts = timeoutsWithDefaults(options.timeouts);
   if (signal?.aborted) throw cancelled(signal);
   const shared: SharedMemory = {
-    step: Step.create(ranks.limits),
+    steps: createSteps(ranks.limits, options.stepsInFlight ?? 1),
     channel: new CoordinatorChannel(worldSize),
     region: worldSize === 1 ? null : createRegion({ worldSize }),
     profile: options.profileSteps === true ? createStepProfile(worldSize) : null,
@@ -116,8 +118,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
 export class Coordinator {
   readonly worldSize: number;
   readonly config: ModelConfig;
-  /** The arrays to fill before `execute`, and to read results from after it. */
-  readonly step: Step;
+  /** The arrays to fill before `execute`, and to read results from after it, in turn. */
+  readonly steps: Steps;
   /** Tokens a block of KV cache holds, and how many blocks there are. */
   readonly blockSize: number;
   readonly blocks: number;
@@ -128,6 +130,8 @@ export class Coordinator {
   readonly #shared: SharedMemory;
   readonly #group: RankGroup;
   readonly #timeouts: CoordinatorTimeouts;
+  /** Settles, and never rejects, when no step is in flight. */
+  #idle: Promise<unknown> = Promise.resolve();
   #closed: Promise<void> | undefined;
 
   /** Made by `startCoordinator`. */
@@ -143,7 +147,7 @@ export class Coordinator {
     this.blockSize = options.ranks.blockSize;
     this.blocks = options.ranks.blocks;
     this.maxModelLength = options.ranks.maxModelLength;
-    this.step = shared.step;
+    this.steps = shared.steps;
     this.reports = reports;
     this.#shared = shared;
     this.#group = group;
@@ -151,19 +155,26 @@ export class Coordinator {
   }
 
   /**
-   * Runs the step that has been written; one at a time. Resolves when every rank is done with the arrays. Rejects with
-   * the error of the rank that failed, RankError `RANK_EXITED`, RankError `RANK_TIMEOUT` naming the ranks that did not
+   * Runs the step that has been written, after those before it; as many calls at a time as there are arrays. Resolves when
+   * every rank is done with the arrays. Rejects with the error of the rank that failed, RankError `RANK_EXITED`, RankError `RANK_TIMEOUT` naming the ranks that did not
    * finish, or RankError `RANKS_CLOSED` after `close`; once it rejected, it always does.
    */
   async execute(): Promise<void> {
     if (this.#group.failure !== null) throw this.#group.failure;
     if (this.#closed !== undefined) throw ranksClosed();
+    const done = this.#waitDone(this.#shared.channel.post(STEP_RUN), this.#idle);
+    this.#idle = done.catch(() => {});
+    await done;
+  }
+
+  /** Waits for one step at a time: its time begins when the one before it is done. */
+  async #waitDone(sequence: number, before: Promise<unknown>): Promise<void> {
+    await before;
     const { channel } = this.#shared;
-    channel.post(STEP_RUN);
     const { stepTimeoutMs } = this.#timeouts;
-    const outcome = await channel.waitDone(stepTimeoutMs);
+    const outcome = await channel.waitDone(stepTimeoutMs, sequence);
     if (outcome === "done") return;
-    if (outcome === "timedOut") this.#group.fail(stepTimeout(channel.unfinishedRanks(), stepTimeoutMs));
+    if (outcome === "timedOut") this.#group.fail(stepTimeout(channel.unfinishedRanks(sequence), stepTimeoutMs));
     if (this.#closed !== undefined && this.#group.failure === null) throw ranksClosed();
     throw await this.#group.awaitFailure(channel.failedRank);
   }
@@ -191,6 +202,11 @@ export class Coordinator {
   }
 }
 
+function createSteps(limits: StepLimits, inFlight: 1 | 2): Steps {
+  const first = Step.create(limits);
+  return inFlight === 1 ? [first] : [first, Step.create(limits)];
+}
+
 /** Makes ranks leave their collectives, and the coordinator stop waiting for them. */
 function interruptRanks({ region, channel }: SharedMemory): void {
   if (region !== null) abortRegion(region);
@@ -205,12 +221,13 @@ function rankInits(
 ): readonly RankInit[] {
   const { loadProfileOriginMs } = options;
   const { worldSize } = options.ranks;
-  const spinMs = worldSize < availableParallelism() ? SPIN_MS : 0;
+  const spinMs = worldSize <= availableParallelism() ? SPIN_MS : 0;
+  const [first, ...others] = shared.steps;
   return Array.from({ length: worldSize }, (_, rank) => ({
     rank,
     options: options.ranks,
     plugins: options.plugins ?? [],
-    step: shared.step.handle,
+    steps: [first.handle, ...others.map(({ handle }) => handle)],
     channel: shared.channel.handle,
     region: shared.region,
     collectiveTimeoutMs: timeouts.collectiveTimeoutMs,

@@ -8,13 +8,14 @@
  */
 import { randomInt } from "node:crypto";
 import { setImmediate as eventLoopTurn } from "node:timers/promises";
-import { InternalError, OptionError, RequestError, ShardloomError } from "../core/errors.js";
+import { InternalError, invariant, OptionError, RequestError, ShardloomError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import type { StepProfile } from "../core/step-profile.js";
 import type { LoadProfile } from "../loading/load-profile.js";
 import type { ModelDescription } from "../loading/model-loader.js";
 import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
+import { type Step, stepOf } from "../rank/step.js";
 import { AnswerText } from "./answer-text.js";
 import { ChatTemplate } from "./chat-template.js";
 import { endOfSequenceIdsOf } from "./end-of-sequence.js";
@@ -24,7 +25,7 @@ import { GenerationTask } from "./generation-task.js";
 import { BlockPool } from "./kv-cache.js";
 import { checkLength, checkTokenIds, type PromptTools, promptTokenIdsOf } from "./prompt.js";
 import { resolveSampling } from "./sampling.js";
-import { Scheduler } from "./scheduler.js";
+import { Scheduler, type StepPlan } from "./scheduler.js";
 import { ScoringTask } from "./scoring-task.js";
 import { type FinishReason, Sequence } from "./sequence.js";
 import { writeStep } from "./step-writer.js";
@@ -57,6 +58,14 @@ export interface EngineStats {
   readonly steps: number;
   readonly tokens: number;
   readonly preemptions: number;
+}
+
+/** A step in flight. */
+interface Flight {
+  readonly plan: StepPlan;
+  /** Holds its results once it is done. */
+  readonly step: Step;
+  readonly done: Promise<void>;
 }
 
 /** A request in flight. */
@@ -96,6 +105,10 @@ export class Engine {
   readonly #active = new Map<Sequence, Active>();
   #nextId = 0;
   #looping = false;
+  /** Oldest first. */
+  readonly #flights: Flight[] = [];
+  /** Steps begun. */
+  #begun = 0;
   #steps = 0;
   #tokens = 0;
   /** Why no request can be served any more. */
@@ -113,7 +126,7 @@ export class Engine {
     this.#maxQueuedRequests = checkQueueSize(options.maxQueuedRequests ?? DEFAULT_MAX_QUEUED_REQUESTS);
     this.#now = options.now ?? (() => performance.now());
     this.#pool = new BlockPool(executor.blocks, executor.blockSize);
-    this.#scheduler = new Scheduler(executor.step.limits, this.#pool);
+    this.#scheduler = new Scheduler(executor.steps[0].limits, this.#pool);
   }
 
   get config(): ModelConfig {
@@ -227,7 +240,7 @@ export class Engine {
     const promptTokenIds = promptTokenIdsOf(request, this.#tools);
     // There must be room for at least one token of answer.
     checkLength(promptTokenIds.length, this.contextLength - 1, this.contextLength);
-    const { maxLogprobs } = this.#executor.step.limits;
+    const { maxLogprobs } = this.#executor.steps[0].limits;
     const sampling = resolveSampling(request.sampling ?? {}, {
       vocabularySize,
       maxLogprobs,
@@ -290,8 +303,12 @@ export class Engine {
   /** Never rejects: whatever goes wrong is told to every request. */
   async #loop(): Promise<void> {
     try {
-      while (this.#scheduler.hasWork) {
-        await this.#runStep();
+      for (;;) {
+        this.#beginSteps();
+        const flight = this.#flights.shift();
+        if (flight === undefined) break;
+        await flight.done;
+        this.#acceptAll(flight);
         // Timers, signals and sockets get their turn whatever the executor does.
         await eventLoopTurn();
       }
@@ -302,22 +319,42 @@ export class Engine {
     }
   }
 
-  async #runStep(): Promise<void> {
-    const plan = this.#scheduler.schedule();
-    writeStep(this.#executor.step, plan, this.#executor.blockSize);
-    await this.#executor.execute();
-    this.#steps++;
-    this.#tokens += plan.tokens;
-    for (const sequence of plan.sequences) if (sequence.stepOutputs > 0) this.#accept(sequence);
-    this.#scheduler.complete();
+  /** Has as many steps in flight as the executor takes: ranks need not wait for what is done here with the results. */
+  #beginSteps(): void {
+    const { steps, blockSize } = this.#executor;
+    while (this.#flights.length < steps.length && this.#scheduler.hasWork) {
+      const plan = this.#scheduler.schedule();
+      const step = stepOf(steps, this.#begun);
+      if (plan.tokens > 0) {
+        writeStep(step, plan, blockSize);
+        const done = this.#executor.execute();
+        // Whoever waits for it is told; nobody does once a step before it has failed.
+        done.catch(() => {});
+        this.#flights.push({ plan, step, done });
+        this.#begun++;
+      }
+      this.#scheduler.advance();
+      if (plan.tokens > 0) continue;
+      invariant(this.#flights.length > 0, "a step was planned that computes nothing");
+      return;
+    }
   }
 
-  #accept(sequence: Sequence): void {
+  #acceptAll({ plan, step }: Flight): void {
+    this.#steps++;
+    this.#tokens += plan.tokens;
+    for (const [i, sequence] of plan.sequences.entries()) {
+      const outputs = plan.outputCounts[i] ?? 0;
+      if (outputs > 0) this.#accept(sequence, step, plan.firstOutputs[i] ?? 0, outputs);
+    }
+  }
+
+  #accept(sequence: Sequence, step: Step, firstOutput: number, outputs: number): void {
     const active = this.#active.get(sequence);
-    // Aborted while the step ran.
+    // Ended while the step ran, or with the step before.
     if (active === undefined) return;
     try {
-      const reason = active.task.accept(this.#executor.step.views);
+      const reason = active.task.accept(step.views, firstOutput, outputs);
       if (reason !== null) this.#finish(sequence, reason);
     } catch (error) {
       this.#finish(sequence, "abort");

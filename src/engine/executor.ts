@@ -5,13 +5,16 @@
 import type { StepProfile } from "../core/step-profile.js";
 import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
-import type { Step } from "../rank/step.js";
+import type { Steps } from "../rank/step.js";
 
 export interface Executor {
   readonly worldSize: number;
   readonly config: ModelConfig;
-  /** The arrays the engine fills before `execute`, and reads results from after it. */
-  readonly step: Step;
+  /**
+   * The arrays the engine fills before `execute`, and reads results from after it: the n-th call runs what is in
+   * `steps[n % steps.length]`.
+   */
+  readonly steps: Steps;
   /** Tokens a block of KV cache holds, and how many blocks there are. */
   readonly blockSize: number;
   readonly blocks: number;
@@ -20,9 +23,10 @@ export interface Executor {
   /** Loading, rank by rank. */
   readonly reports: readonly RankReport[];
   /**
-   * Runs the step that has been written. Resolves when every rank is done with the arrays. Rejects with RankError or
-   * CollectiveError when a rank failed; the executor is then unusable and every later call rejects too. One call at a
-   * time. It keeps the process alive, and settles within a bounded time, also when `close` is called meanwhile.
+   * Runs the step that has been written, after those before it. Resolves when every rank is done with the arrays. Rejects
+   * with RankError or CollectiveError when a rank failed; the executor is then unusable and every later call rejects too.
+   * As many calls at a time as there are arrays. It keeps the process alive, and settles within a bounded time, also when
+   * `close` is called meanwhile.
    */
   execute(): Promise<void>;
   /** Where the time of the steps so far went; absent or null where nobody counts. To be called between steps. */

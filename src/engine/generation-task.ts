@@ -42,10 +42,9 @@ export class GenerationTask implements Task {
     return this.#deltas.next();
   }
 
-  accept(results: StepViews): FinishReason | null {
+  accept(results: StepViews, output: number): FinishReason | null {
     const { sequence } = this;
     const { sampling, text, now } = this.#options;
-    const output = sequence.firstOutput;
     const id = results.resultIds[output] ?? -1;
     const logprobs = this.#logprobsOf(results, output, id);
     sequence.append(id);

@@ -10,6 +10,10 @@
  * none is left, the youngest running sequence is preempted: it gives back its blocks and, once admitted again, computes
  * its prompt and the tokens it has generated so far anew. Nothing that was streamed is lost.
  *
+ * A step may be planned while the one before it runs (`advance`). What that one chooses is not known yet, only that it
+ * will be one token more for every sequence sampled from: the new step takes it from the results (`Sequence.feed`). When it
+ * turns out that the sequence has ended with that token, its part in the new step was in vain.
+ *
  * Invariants:
  * - `running` and `waiting` are in order of arrival, and everything running came before everything waiting.
  * - A sequence that decodes is older than those it preempts, so nothing planned in a step is preempted in it.
@@ -21,13 +25,26 @@ import type { StepLimits } from "../rank/step.js";
 import type { BlockPool } from "./kv-cache.js";
 import type { FinishReason, Sequence } from "./sequence.js";
 
-/** What one step computes. The object is reused by every step. */
+/** What one step computes. The object is used again by the step after the next one. */
 export interface StepPlan {
   /** In the order they stand in the step; see `Sequence.stepTokens`. */
   readonly sequences: readonly Sequence[];
+  /** Of each of them, where its outputs begin and how many they are. */
+  readonly firstOutputs: readonly number[];
+  readonly outputCounts: readonly number[];
   readonly tokens: number;
   readonly outputs: number;
 }
+
+interface Plan extends StepPlan {
+  readonly sequences: Sequence[];
+  readonly firstOutputs: number[];
+  readonly outputCounts: number[];
+  tokens: number;
+  outputs: number;
+}
+
+const emptyPlan = (): Plan => ({ sequences: [], firstOutputs: [], outputCounts: [], tokens: 0, outputs: 0 });
 
 export type SchedulerLimits = Pick<StepLimits, "maxTokens" | "maxSequences" | "maxOutputs" | "maxBlocksPerSequence">;
 
@@ -36,7 +53,11 @@ export class Scheduler {
   readonly #pool: BlockPool;
   readonly #waiting: Sequence[] = [];
   readonly #running: Sequence[] = [];
-  readonly #plan: { sequences: Sequence[]; tokens: number; outputs: number } = { sequences: [], tokens: 0, outputs: 0 };
+  /** Of the step being planned; the other one is that of the step before, which may still run. */
+  #plan = emptyPlan();
+  #planBefore = emptyPlan();
+  /** Whether the plan has not been taken up by `advance`. */
+  #planned = false;
   #preemptions = 0;
 
   constructor(limits: SchedulerLimits, pool: BlockPool) {
@@ -74,27 +95,31 @@ export class Scheduler {
     this.#waiting.push(sequence);
   }
 
-  /** Plans the next step. Empty only if there is no work. `complete` must follow before the next plan. */
+  /**
+   * Plans the next step. Empty only if there is no work, or none until a step in flight has its results. `advance` must
+   * follow before the next plan.
+   */
   schedule(): StepPlan {
-    const plan = this.#plan;
-    invariant(plan.sequences.length === 0, "a step was planned while another one is in flight");
+    invariant(!this.#planned, "a step was planned while another one was being written");
+    const plan = this.#planBefore;
+    this.#planBefore = this.#plan;
+    this.#plan = plan;
+    this.#planned = true;
+    clear(plan);
     this.#planDecodes();
     this.#planPrefills();
     // What was just preempted cannot come back in the same step: some of the blocks it needs were taken.
     this.#admit();
-    invariant(plan.tokens > 0 || !this.hasWork, "a step was planned that computes nothing");
     return plan;
   }
 
-  /** Notes that the planned step has run: its tokens are in the cache. */
-  complete(): void {
+  /** Notes that the planned step is on its way: its tokens will be in the cache, and its results will come. */
+  advance(): void {
     for (const sequence of this.#plan.sequences) {
-      // A sequence that was finished while the step ran has no blocks any more.
-      if (sequence.status === "running") sequence.computed += sequence.stepTokens;
+      sequence.computed += sequence.stepTokens;
+      if (sequence.task.kind === "generate") sequence.expected += sequence.stepOutputs;
     }
-    this.#plan.sequences.length = 0;
-    this.#plan.tokens = 0;
-    this.#plan.outputs = 0;
+    this.#planned = false;
   }
 
   /** Ends a sequence, at any time, and takes its blocks back at once. Does nothing if it has ended already. */
@@ -104,7 +129,7 @@ export class Scheduler {
     const index = list.indexOf(sequence);
     invariant(index >= 0, "a sequence was finished that the scheduler does not know");
     list.splice(index, 1);
-    // Safe while a step that uses the blocks is in flight: nobody gets them before the next plan.
+    // Safe while a step that uses the blocks is in flight: whoever gets them uses them in a later one.
     this.#pool.release(sequence.blocks);
     sequence.status = "finished";
     sequence.finishReason = reason;
@@ -123,7 +148,7 @@ export class Scheduler {
     // The list may shrink from its end while we walk: that is where victims are taken.
     for (let i = 0; i < running.length && this.#tokensLeft > 0 && this.#outputsLeft > 0; i++) {
       const sequence = running[i];
-      if (sequence?.decoding !== true) continue;
+      if (sequence?.decoding !== true || sequence.exhausted) continue;
       if (this.#makeRoom(sequence)) this.#place(sequence, 1);
     }
   }
@@ -177,6 +202,7 @@ export class Scheduler {
 
   /** How many of its pending tokens the step has room for. */
   #chunkOf(sequence: Sequence): number {
+    if (sequence.exhausted) return 0;
     const tokens = Math.min(sequence.pending, this.#tokensLeft);
     if (sequence.task.kind === "score") return Math.min(tokens, rescored(sequence, tokens) + this.#outputsLeft);
     // Only the last pending token is sampled from; without an output it has to wait.
@@ -185,14 +211,25 @@ export class Scheduler {
 
   #place(sequence: Sequence, tokens: number): void {
     const plan = this.#plan;
+    sequence.feed = sequence.firstOutput;
     sequence.stepTokens = tokens;
     sequence.stepOutputs =
       sequence.task.kind === "score" ? tokens - rescored(sequence, tokens) : tokens === sequence.pending ? 1 : 0;
     sequence.firstOutput = plan.outputs;
     plan.sequences.push(sequence);
+    plan.firstOutputs.push(sequence.firstOutput);
+    plan.outputCounts.push(sequence.stepOutputs);
     plan.tokens += tokens;
     plan.outputs += sequence.stepOutputs;
   }
+}
+
+function clear(plan: Plan): void {
+  plan.sequences.length = 0;
+  plan.firstOutputs.length = 0;
+  plan.outputCounts.length = 0;
+  plan.tokens = 0;
+  plan.outputs = 0;
 }
 
 /** How many of the next `tokens` tokens only restore a preempted sequence's cache: their scores are known. */

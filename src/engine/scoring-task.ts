@@ -22,10 +22,9 @@ export class ScoringTask implements Task {
     this.#receiver = receiver;
   }
 
-  accept(results: StepViews): FinishReason | null {
+  accept(results: StepViews, firstOutput: number, outputs: number): FinishReason | null {
     const { sequence } = this;
-    for (let i = 0; i < sequence.stepOutputs; i++) {
-      const output = sequence.firstOutput + i;
+    for (let output = firstOutput; output < firstOutput + outputs; output++) {
       const logprob = results.resultLogprobs[output] ?? Number.NaN;
       checkFinite(results.resultIds[output] ?? -1, logprob, sequence.scored);
       this.#nll[sequence.scored++] = -logprob;

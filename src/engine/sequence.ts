@@ -30,18 +30,25 @@ export class Sequence {
 
   status: SequenceStatus = "waiting";
   finishReason: FinishReason | null = null;
-  /** Tokens whose keys and values are in the cache. Falls back to 0 when the sequence is preempted. */
+  /**
+   * Tokens whose keys and values are in the cache, or will be when the steps in flight are done. Falls back to 0 when the
+   * sequence is preempted.
+   */
   computed = 0;
+  /** Tokens of the answer that steps in flight choose. */
+  expected = 0;
   /** Scoring: tokens after the first whose score is known. Survives preemption. */
   scored = 0;
 
-  // Part in the step being planned or run; written by the scheduler, meaningful while the step is.
+  // Part in the step planned last; written by the scheduler, meaningful until the next one is planned.
   /** Tokens computed in this step, from `computed` on. */
   stepTokens = 0;
   /** Rows of logits asked for: the last ones of `stepTokens`. */
   stepOutputs = 0;
   /** Index of the first of them among the outputs of the step. */
   firstOutput = 0;
+  /** Output of the step before that chooses the token after the last one known; meaningful where that is computed. */
+  feed = 0;
 
   constructor(id: number, task: SequenceTask, promptTokenIds: readonly number[]) {
     invariant(promptTokenIds.length > (task.kind === "score" ? 1 : 0), "a sequence has too few tokens for its task");
@@ -62,9 +69,19 @@ export class Sequence {
     return this.#length - this.promptLength;
   }
 
+  /** The same, with those that steps in flight choose. */
+  get expectedLength(): number {
+    return this.outputLength + this.expected;
+  }
+
+  /** Whether nothing is left to compute once the steps in flight are done, whatever they choose. */
+  get exhausted(): boolean {
+    return this.task.kind === "generate" && this.expectedLength >= this.task.sampling.maxTokens;
+  }
+
   /** Tokens that must be in the cache before the task can go on. The last token of a text to score predicts nothing. */
   get goal(): number {
-    return this.task.kind === "score" ? this.#length - 1 : this.#length;
+    return this.task.kind === "score" ? this.#length - 1 : this.#length + this.expected;
   }
 
   /** Tokens to compute now. */
@@ -82,8 +99,9 @@ export class Sequence {
     return this.#tokens[position] ?? 0;
   }
 
-  /** Appends a sampled token. */
+  /** Appends a sampled token, the one that was expected if one was. */
   append(tokenId: number): void {
+    if (this.expected > 0) this.expected--;
     if (this.#length === this.#tokens.length) {
       const larger = new Int32Array(Math.max(16, this.#length * 2));
       larger.set(this.#tokens);

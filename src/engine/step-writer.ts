@@ -2,6 +2,7 @@
 import {
   OUTPUT_SAMPLE,
   OUTPUT_SCORE,
+  STEP_FED,
   STEP_OUTPUTS,
   STEP_SEQUENCES,
   STEP_TOKENS,
@@ -16,12 +17,13 @@ import type { Sequence } from "./sequence.js";
 export function writeStep(step: Step, plan: StepPlan, blockSize: number): void {
   const { views, limits } = step;
   let row = 0;
+  let fed = 0;
   let index = 0;
   for (const sequence of plan.sequences) {
     views.queryStarts[index] = row;
     views.contextLengths[index] = sequence.computed + sequence.stepTokens;
     writeBlockTable(views, sequence, index * limits.maxBlocksPerSequence, blockSize);
-    writeTokens(views, sequence, row, blockSize);
+    fed += writeTokens(views, sequence, row, blockSize);
     row += sequence.stepTokens;
     writeOutputs(views, sequence, row);
     index++;
@@ -30,6 +32,7 @@ export function writeStep(step: Step, plan: StepPlan, blockSize: number): void {
   views.header[STEP_TOKENS] = row;
   views.header[STEP_SEQUENCES] = index;
   views.header[STEP_OUTPUTS] = plan.outputs;
+  views.header[STEP_FED] = fed;
 }
 
 function writeBlockTable(views: StepViews, sequence: Sequence, start: number, blockSize: number): void {
@@ -37,15 +40,21 @@ function writeBlockTable(views: StepViews, sequence: Sequence, start: number, bl
   for (let i = 0; i < blocks; i++) views.blockTables[start + i] = sequence.blocks.at(i);
 }
 
-function writeTokens(views: StepViews, sequence: Sequence, firstRow: number, blockSize: number): void {
+/** Returns how many of the rows wait for a token that the step before chooses: one, the last, or none. */
+function writeTokens(views: StepViews, sequence: Sequence, firstRow: number, blockSize: number): number {
+  let fed = 0;
   for (let i = 0; i < sequence.stepTokens; i++) {
     const position = sequence.computed + i;
     const offset = position % blockSize;
     const block = sequence.blocks.at((position - offset) / blockSize);
-    views.tokenIds[firstRow + i] = sequence.tokenAt(position);
+    const known = position < sequence.length;
+    if (!known) fed++;
+    views.tokenIds[firstRow + i] = known ? sequence.tokenAt(position) : 0;
+    views.feeds[firstRow + i] = known ? -1 : sequence.feed;
     views.positions[firstRow + i] = position;
     views.slots[firstRow + i] = block * blockSize + offset;
   }
+  return fed;
 }
 
 /** The outputs of a sequence belong to its last `stepOutputs` rows, which end before `endRow`. */
@@ -55,7 +64,7 @@ function writeOutputs(views: StepViews, sequence: Sequence, endRow: number): voi
   for (let i = 0; i < stepOutputs; i++) {
     const output = firstOutput + i;
     views.outputRows[output] = endRow - stepOutputs + i;
-    if (task.kind === "generate") writeSampling(views, output, task.sampling, sequence.outputLength);
+    if (task.kind === "generate") writeSampling(views, output, task.sampling, sequence.expectedLength);
     else writeTarget(views, output, sequence.tokenAt(nextPosition - stepOutputs + i + 1));
   }
 }

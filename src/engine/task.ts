@@ -6,10 +6,10 @@ import type { FinishReason, Sequence } from "./sequence.js";
 export interface Task {
   readonly sequence: Sequence;
   /**
-   * Takes the results of the sequence's outputs in the step that has run. Returns why the sequence is done, or null if
-   * it goes on. A throw fails this request alone.
+   * Takes the results of the sequence's outputs in a step that has run, `outputs` of them from `firstOutput` on. Returns why
+   * the sequence is done, or null if it goes on. A throw fails this request alone.
    */
-  accept(results: StepViews): FinishReason | null;
+  accept(results: StepViews, firstOutput: number, outputs: number): FinishReason | null;
   /** The caller gave the request up. */
   abort(): void;
   fail(error: Error): void;

@@ -35,7 +35,7 @@ export async function planGroup(options: RankOptions, registries: Registries): P
   let decode: StepExchange | undefined;
   for (let rank = 0; rank < worldSize; rank++) {
     try {
-      const runner = await ModelRunner.load(options, rank, { registries, kernels, step });
+      const runner = await ModelRunner.load(options, rank, { registries, kernels, steps: [step] });
       ranks.push(rankOwnership(runner.loaded));
       decode ??= exchangeOf(runner, step, worldSize);
     } catch (error) {

@@ -17,7 +17,7 @@ import { profiledStep } from "./profiled-step.js";
 import type { CheckpointInterceptor } from "./rank-model.js";
 import type { RankProgram } from "./rank-server.js";
 import type { RankInit } from "./rank-service.js";
-import { Step } from "./step.js";
+import { Step, type Steps } from "./step.js";
 
 /** What stands between a rank and others, its weights and its memory. In production nothing does. */
 export interface RankSeams {
@@ -47,20 +47,21 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
       const seams = seamsOf?.(init);
       const used = createCollective(init, kernels, seams);
       const collective = recorder === null ? used : profiledCollective(used, recorder);
-      const step = Step.from(init.step);
+      const [first, ...others] = init.steps;
+      const steps: Steps = [Step.from(first), ...others.map((handle) => Step.from(handle))];
       const runner = await ModelRunner.load(init.options, init.rank, {
         registries,
         kernels,
-        step,
+        steps,
         onProgress,
         logger,
         recorder: loadRecorder,
         ...(seams === undefined ? {} : { allocator: seams.allocator, intercept: seams.checkpoint }),
       });
-      const runStep = (): void => drive(runner.runStep(), collective);
+      const runStep = (n: number): void => drive(runner.runStep(n), collective);
       return {
         report: runner.report,
-        runStep: recorder === null ? runStep : profiledStep(runStep, step, recorder),
+        runStep: recorder === null ? runStep : profiledStep(runStep, steps, recorder),
         abort: () => collective.abort(),
       };
     },

@@ -16,8 +16,8 @@ export interface RankProgram {
 /** A rank that can run steps. */
 export interface LoadedRank {
   readonly report: RankReport;
-  /** Runs the step in the arrays, together with the other ranks; blocks. */
-  runStep(): void;
+  /** Runs step `n`, counted from 0, in the arrays that are its, together with the other ranks; blocks. */
+  runStep(n: number): void;
   /** Makes the other ranks leave the step: this one cannot go on. */
   abort(): void;
 }
@@ -53,7 +53,7 @@ export function createRankService(program: RankProgram): RankService {
 function serveSteps({ loaded, channel, rank }: Serving): Outcome<null> {
   try {
     while (channel.waitForStep() === STEP_RUN) {
-      loaded.runStep();
+      loaded.runStep(channel.step);
       channel.finishStep();
     }
     return success(null);

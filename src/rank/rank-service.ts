@@ -26,7 +26,8 @@ export interface RankInit {
   readonly options: RankOptions;
   /** File URLs of the plugins to load, in order. */
   readonly plugins: readonly string[];
-  readonly step: StepHandle;
+  /** The arrays of steps, used in turn. */
+  readonly steps: readonly [StepHandle, ...StepHandle[]];
   readonly channel: StepChannelHandle;
   /** The region in which ranks meet; null at world size 1. */
   readonly region: CollectiveRegion | null;

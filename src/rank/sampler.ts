@@ -3,14 +3,15 @@
  * only the likeliest token is wanted, ranks exchange (maximum, id) pairs; otherwise the whole rows are gathered.
  */
 import type { AllGather, Pass } from "../collectives/collective.js";
+import { invariant } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import { f32Of, i32Of, isVirtual, type Tensor } from "../core/tensor.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type { AllocatorFactory } from "../layers/model-memory.js";
 import type { Model } from "../models/model.js";
 import { type Range, rangeOf, rangeSize } from "../parallel/partition.js";
-import { OUTPUT_SCORE, type Step } from "./step.js";
-import { largestLogits, summarize, TokenDrawer } from "./token-choice.js";
+import { OUTPUT_SCORE, type Step, type Steps, type StepViews } from "./step.js";
+import { largestLogits, type RowSummary, summarize, TokenDrawer } from "./token-choice.js";
 
 /** Rows of logits computed at a time: bounds the memory of wide vocabularies. */
 const ROWS_AT_A_TIME = 32;
@@ -29,7 +30,7 @@ export interface SamplerOptions {
   readonly onLogits?: LogitsListener | undefined;
   readonly worldSize: number;
   readonly model: Model;
-  readonly step: Step;
+  readonly steps: Steps;
   readonly vocabularySize: number;
   readonly hiddenSize: number;
 }
@@ -39,7 +40,7 @@ export class Sampler {
   readonly #rows: number;
   /** Ids of this rank. */
   readonly #ids: Range;
-  readonly #outputRows: Operand;
+  readonly #outputRows: ReadonlyMap<Step, Operand>;
   readonly #hidden: Operand;
   readonly #logits: Operand;
   readonly #best: { readonly values: Operand; readonly ids: Operand };
@@ -50,13 +51,13 @@ export class Sampler {
 
   constructor(options: SamplerOptions) {
     this.#options = options;
-    const { kernels, step, worldSize, model, vocabularySize } = options;
+    const { kernels, steps, worldSize, model, vocabularySize } = options;
     const split = model.vocabulary;
-    const rows = Math.min(ROWS_AT_A_TIME, step.limits.maxOutputs);
+    const rows = Math.min(ROWS_AT_A_TIME, steps[0].limits.maxOutputs);
     const arena = options.allocator(`rank${options.rank}.logits`, 16 * 1024 * 1024);
     this.#ids = rangeOf(split, options.rank);
     this.#rows = rows;
-    this.#outputRows = kernels.bind(step.tensors.outputRows);
+    this.#outputRows = new Map(steps.map((step) => [step, kernels.bind(step.tensors.outputRows)]));
     this.#hidden = kernels.bind(arena.allocate("selected", "f32", [rows, options.hiddenSize]));
     const logits = arena.allocate("logits", "f32", [rows, rangeSize(this.#ids)]);
     this.#logits = kernels.bind(logits);
@@ -80,32 +81,34 @@ export class Sampler {
   }
 
   /** Fills the results of the step's `outputs` output rows, on rank 0. */
-  *run(outputs: number): Pass {
+  *run(step: Step, outputs: number): Pass {
     const { kernels, model, worldSize } = this.#options;
+    const outputRows = this.#outputRows.get(step);
+    invariant(outputRows !== undefined, "a step was sampled in arrays that are not bound");
     for (let first = 0; first < outputs; first += this.#rows) {
       const rows = Math.min(this.#rows, outputs - first);
-      kernels.gatherRows(this.#hidden, model.hidden, this.#outputRows, first, rows);
+      kernels.gatherRows(this.#hidden, model.hidden, outputRows, first, rows);
       model.computeLogits(this.#logits, this.#hidden, rows);
-      if (this.#needsWholeRows(first, rows)) {
+      if (needsWholeRows(step, first, rows)) {
         this.#gatherLogits.rows = rows;
         if (worldSize > 1) yield this.#gatherLogits;
-        this.#chooser?.choose(first, rows);
+        this.#chooser?.choose(step, first, rows);
       } else {
         kernels.argmax(this.#best.values, this.#best.ids, this.#logits, rows, rangeSize(this.#ids), this.#ids.start);
         yield this.#gatherBest;
-        this.#chooser?.pickBest(first, rows);
+        this.#chooser?.pickBest(step, first, rows);
       }
     }
   }
+}
 
-  /** The same answer on every rank: all read the same step. */
-  #needsWholeRows(first: number, rows: number): boolean {
-    const { outputModes, logprobCounts, temperatures } = this.#options.step.views;
-    for (let i = first; i < first + rows; i++) {
-      if (outputModes[i] === OUTPUT_SCORE || (temperatures[i] ?? 0) > 0 || (logprobCounts[i] ?? -1) >= 0) return true;
-    }
-    return false;
+/** The same answer on every rank: all read the same step. */
+function needsWholeRows({ views }: Step, first: number, rows: number): boolean {
+  const { outputModes, logprobCounts, temperatures } = views;
+  for (let i = first; i < first + rows; i++) {
+    if (outputModes[i] === OUTPUT_SCORE || (temperatures[i] ?? 0) > 0 || (logprobCounts[i] ?? -1) >= 0) return true;
   }
+  return false;
 }
 
 /** Rank 0's part: it turns what was gathered into results. */
@@ -125,9 +128,9 @@ class Chooser {
     this.#drawer = new TokenDrawer(options.vocabularySize);
   }
 
-  pickBest(first: number, rows: number): void {
+  pickBest({ views }: Step, first: number, rows: number): void {
     const { values, ids } = this.#bestOfAll;
-    const { resultIds, resultLogprobs } = this.#options.step.views;
+    const { resultIds, resultLogprobs } = views;
     for (let row = 0; row < rows; row++) {
       let best = row;
       // Ranks hold ascending ids, so the first among equals has the lowest.
@@ -142,15 +145,14 @@ class Chooser {
     }
   }
 
-  choose(first: number, rows: number): void {
+  choose(step: Step, first: number, rows: number): void {
     const { onLogits, vocabularySize } = this.#options;
     onLogits?.(first, rows, this.#allLogits.subarray(0, rows * vocabularySize));
-    for (let row = 0; row < rows; row++) this.#chooseOne(first + row, row);
+    for (let row = 0; row < rows; row++) this.#chooseOne(step, first + row, row);
   }
 
-  #chooseOne(output: number, row: number): void {
-    const { vocabularySize, step } = this.#options;
-    const { views, limits } = step;
+  #chooseOne({ views, limits }: Step, output: number, row: number): void {
+    const { vocabularySize } = this.#options;
     const logits = this.#allLogits.subarray(row * vocabularySize, (row + 1) * vocabularySize);
     const summary = summarize(logits);
     if (!Number.isFinite(summary.max)) {
@@ -158,7 +160,7 @@ class Chooser {
       views.resultLogprobs[output] = Number.NaN;
       return;
     }
-    const id = this.#chooseId(output, logits, summary);
+    const id = this.#chooseId(views, output, logits, summary);
     views.resultIds[output] = id;
     views.resultLogprobs[output] = (logits[id] ?? Number.NaN) - summary.logSumExp;
     const count = Math.min(views.logprobCounts[output] ?? -1, limits.maxLogprobs, vocabularySize);
@@ -169,8 +171,7 @@ class Chooser {
     for (let i = 0; i < count; i++) values[i] = (values[i] ?? Number.NaN) - summary.logSumExp;
   }
 
-  #chooseId(output: number, logits: Float32Array, summary: ReturnType<typeof summarize>): number {
-    const { views } = this.#options.step;
+  #chooseId(views: StepViews, output: number, logits: Float32Array, summary: RowSummary): number {
     if (views.outputModes[output] === OUTPUT_SCORE) return views.targetIds[output] ?? 0;
     const temperature = views.temperatures[output] ?? 0;
     if (temperature <= 0) return summary.maxId;

@@ -4,10 +4,14 @@
  *
  *     coordinator                           every rank
  *     writes the arrays
- *     post(RUN): kind, pending, sequence -> waitForStep() returns
+ *     post(RUN): pending, sequence       -> waitForStep() returns
  *                                           reads the arrays, rank 0 writes the results
  *     waitDone() resolves                <- finishStep(): the last one signals
  *     reads the results
+ *
+ * Up to STEPS_IN_FLIGHT steps may be posted and not done, each with arrays of its own: ranks then find the next step when
+ * they have finished one, and nobody waits for the coordinator. They run steps in order, and a rank begins one only when
+ * rank 0 has finished the step before: its results are there.
  *
  * Every access to a shared word is an Atomics operation and so sequentially consistent: what the coordinator wrote to
  * the arrays before it posted is seen by a rank that saw the new sequence number, and what the ranks wrote before they
@@ -20,17 +24,20 @@ import { InternalError, invariant } from "../core/errors.js";
 const LINE_WORDS = 32;
 const WORD_BYTES = Int32Array.BYTES_PER_ELEMENT;
 
+/** Steps that may be posted and not done. A power of two, so that numbers may wrap. */
+export const STEPS_IN_FLIGHT = 2;
+
 /** Number of the step last posted; it wraps. Ranks wait on it. Written by the coordinator. */
 const SEQUENCE = 0 * LINE_WORDS;
-/** What the step with that number asks for: STEP_RUN or STEP_STOP. Written by the coordinator, before SEQUENCE. */
-const KIND = 1 * LINE_WORDS;
-/** Ranks that are not done with the step yet. Set by the coordinator before SEQUENCE, counted down by the ranks. */
-const PENDING = 2 * LINE_WORDS;
+/** Whether ranks are to leave their loops: 1 once they are. Written by the coordinator, before SEQUENCE. */
+const STOPPED = 1 * LINE_WORDS;
 /** Counts the events the coordinator waits for: a step done, a failure. Only its changing matters. */
-const SIGNAL = 3 * LINE_WORDS;
+const SIGNAL = 2 * LINE_WORDS;
 /** 0, or 1 + the first rank that failed, or 1 + worldSize when the coordinator gave up. Set once. */
-const FAILURE = 4 * LINE_WORDS;
-const FIRST_RANK_LINE = 5;
+const FAILURE = 3 * LINE_WORDS;
+/** Ranks that are not done with a step yet. Set by the coordinator before SEQUENCE, counted down by the ranks. */
+const FIRST_PENDING_LINE = 4;
+const FIRST_RANK_LINE = FIRST_PENDING_LINE + STEPS_IN_FLIGHT;
 
 /** In a rank's line: number of the step it finished last. Written by the rank. */
 const RANK_FINISHED = 0;
@@ -61,6 +68,7 @@ export interface StepChannelHandle {
   readonly worldSize: number;
 }
 
+const pendingOf = (sequence: number): number => (FIRST_PENDING_LINE + (sequence & (STEPS_IN_FLIGHT - 1))) * LINE_WORDS;
 const rankLine = (rank: number): number => (FIRST_RANK_LINE + rank) * LINE_WORDS;
 const loadedWord = (rank: number): number => rankLine(rank) / 2 + RANK_LOADED_64;
 
@@ -71,6 +79,10 @@ const loadedWord = (rank: number): number => rankLine(rank) / 2 + RANK_LOADED_64
 function signal(words: Int32Array): void {
   Atomics.add(words, SIGNAL, 1);
   Atomics.notify(words, SIGNAL);
+}
+
+function hasFinished(words: Int32Array, rank: number, sequence: number): boolean {
+  return ((Atomics.load(words, rankLine(rank) + RANK_FINISHED) - sequence) | 0) >= 0;
 }
 
 /** The coordinator's end. */
@@ -92,34 +104,39 @@ export class CoordinatorChannel {
   }
 
   /**
-   * Posts a step to all ranks. STEP_RUN needs the step before it to be done; STEP_STOP may be posted at any time and
-   * supersedes a step that a rank has not begun.
+   * Posts a step to all ranks and returns its number. STEP_RUN needs the step STEPS_IN_FLIGHT before it to be done;
+   * STEP_STOP may be posted at any time and supersedes steps that a rank has not begun.
    */
-  post(kind: StepKind): void {
+  post(kind: StepKind): number {
     const words = this.#words;
-    if (kind === STEP_RUN) {
-      invariant(Atomics.load(words, PENDING) === 0, "a step was posted while another one is in flight");
-      Atomics.store(words, PENDING, this.#worldSize);
+    const sequence = (Atomics.load(words, SEQUENCE) + 1) | 0;
+    // These come first: a rank that sees the new number must not read what was there before.
+    if (kind === STEP_STOP) Atomics.store(words, STOPPED, 1);
+    else {
+      const pending = pendingOf(sequence);
+      invariant(Atomics.load(words, pending) === 0, "a step was posted while too many are in flight");
+      Atomics.store(words, pending, this.#worldSize);
     }
-    // Kind and count come first: a rank that sees the new number must not read those of the step before.
-    Atomics.store(words, KIND, kind);
-    Atomics.add(words, SEQUENCE, 1);
+    Atomics.store(words, SEQUENCE, sequence);
     Atomics.notify(words, SEQUENCE);
+    return sequence;
   }
 
   /**
-   * Resolves when every rank is done with the step ("done"), when a rank failed or `interrupt` was called ("failed"),
-   * or after `timeoutMs` ("timedOut"). Keeps the process alive until then. Never rejects.
+   * Resolves when every rank is done with the step, the last one posted by default ("done"), when a rank failed or
+   * `interrupt` was called ("failed"), or after `timeoutMs` ("timedOut"). Keeps the process alive until then. Never
+   * rejects. One call at a time.
    */
-  async waitDone(timeoutMs: number): Promise<StepOutcome> {
+  async waitDone(timeoutMs: number, sequence = Atomics.load(this.#words, SEQUENCE)): Promise<StepOutcome> {
     const words = this.#words;
+    const pending = pendingOf(sequence);
     const deadline = performance.now() + timeoutMs;
     this.#keepAlive.ref();
     try {
       for (;;) {
         // Read before looking around: an event after the look changes it, and the wait below returns at once.
         const seen = Atomics.load(words, SIGNAL);
-        if (Atomics.load(words, PENDING) === 0) return "done";
+        if (Atomics.load(words, pending) === 0) return "done";
         if (Atomics.load(words, FAILURE) !== 0) return "failed";
         const leftMs = deadline - performance.now();
         if (leftMs <= 0) return "timedOut";
@@ -143,11 +160,10 @@ export class CoordinatorChannel {
     return value === 0 || value === 1 + this.#worldSize ? null : value - 1;
   }
 
-  /** Ranks that have not finished the step posted last. */
-  unfinishedRanks(): number[] {
-    const sequence = Atomics.load(this.#words, SEQUENCE);
+  /** Ranks that have not finished the step, the last one posted by default. */
+  unfinishedRanks(sequence = Atomics.load(this.#words, SEQUENCE)): number[] {
     const ranks = Array.from({ length: this.#worldSize }, (_, rank) => rank);
-    return ranks.filter((rank) => Atomics.load(this.#words, rankLine(rank) + RANK_FINISHED) !== sequence);
+    return ranks.filter((rank) => !hasFinished(this.#words, rank, sequence));
   }
 
   /** Bytes of weights a rank has read so far. */
@@ -166,39 +182,61 @@ export class RankChannel {
   readonly #words: Int32Array;
   readonly #loaded: BigInt64Array;
   readonly #rank: number;
+  readonly #worldSize: number;
   readonly #spinMs: number;
   /** Number of the step taken last. Starts at 0, not at what the word holds now: a step posted earlier must be run. */
   #sequence = 0;
 
-  /** `spinMs`: how long `waitForStep` spins before it sleeps; 0 where there are more ranks than cores. */
+  /** `spinMs`: how long `waitForStep` spins before it sleeps, twice at most; 0 where there are more ranks than cores. */
   constructor(handle: StepChannelHandle, rank: number, spinMs: number) {
     if (rank < 0 || rank >= handle.worldSize) throw new InternalError(`a step channel has no rank ${rank}`, { rank });
     this.#words = new Int32Array(handle.buffer);
     this.#loaded = new BigInt64Array(handle.buffer);
     this.#rank = rank;
+    this.#worldSize = handle.worldSize;
     this.#spinMs = spinMs;
   }
 
-  /** Blocks the thread until the next step is posted and returns its kind. */
+  /** Number of the step taken last, from 0. */
+  get step(): number {
+    return this.#sequence - 1;
+  }
+
+  /** Blocks the thread until the next step is posted, and can be begun, and returns its kind. */
   waitForStep(): StepKind {
     const words = this.#words;
-    this.#spin();
+    const taken = this.#sequence;
+    this.#spin(SEQUENCE, taken);
     // Atomics.wait compares and goes to sleep in one: a step posted after the look is not slept over.
-    while (Atomics.load(words, SEQUENCE) === this.#sequence) {
-      Atomics.wait(words, SEQUENCE, this.#sequence, RANK_WAIT_SLICE_MS);
+    while (Atomics.load(words, SEQUENCE) === taken) Atomics.wait(words, SEQUENCE, taken, RANK_WAIT_SLICE_MS);
+    this.#waitForResults(taken);
+    // A stop supersedes the steps before it: there is nobody left who wants them.
+    if (Atomics.load(words, STOPPED) !== 0) return STEP_STOP;
+    this.#sequence = (taken + 1) | 0;
+    return STEP_RUN;
+  }
+
+  /** Rank 0 writes results until it finishes a step, and the next one may be made of them. */
+  #waitForResults(sequence: number): void {
+    if (this.#rank === 0) return;
+    const words = this.#words;
+    const word = rankLine(0) + RANK_FINISHED;
+    for (;;) {
+      const finished = Atomics.load(words, word);
+      if (((finished - sequence) | 0) >= 0 || Atomics.load(words, STOPPED) !== 0) return;
+      this.#spin(word, finished);
+      Atomics.wait(words, word, finished, RANK_WAIT_SLICE_MS);
     }
-    this.#sequence = Atomics.load(words, SEQUENCE);
-    // A stop that supersedes this step may overwrite its kind here, before its own number is seen: then there is
-    // nobody left who wants the step.
-    return Atomics.load(words, KIND) === STEP_RUN ? STEP_RUN : STEP_STOP;
   }
 
   /** Says that this rank is done with the arrays of the step. */
   finishStep(): void {
     const words = this.#words;
-    Atomics.store(words, rankLine(this.#rank) + RANK_FINISHED, this.#sequence);
+    const finished = rankLine(this.#rank) + RANK_FINISHED;
+    Atomics.store(words, finished, this.#sequence);
+    if (this.#rank === 0 && this.#worldSize > 1) Atomics.notify(words, finished);
     // Only the last rank signals: the coordinator wakes once a step, and has nothing left to wait for.
-    if (Atomics.sub(words, PENDING, 1) === 1) signal(words);
+    if (Atomics.sub(words, pendingOf(this.#sequence), 1) === 1) signal(words);
   }
 
   /** Says that this rank cannot go on; the step will not be done. */
@@ -212,12 +250,13 @@ export class RankChannel {
     Atomics.store(this.#loaded, loadedWord(this.#rank), BigInt(bytes));
   }
 
-  #spin(): void {
+  /** Looks at a word until it is no longer `seen`, for as long as spinning is worth it. */
+  #spin(word: number, seen: number): void {
     if (this.#spinMs <= 0) return;
     const until = performance.now() + this.#spinMs;
     do {
       for (let look = 0; look < SPIN_LOOKS; look++) {
-        if (Atomics.load(this.#words, SEQUENCE) !== this.#sequence) return;
+        if (Atomics.load(this.#words, word) !== seen) return;
       }
     } while (performance.now() < until);
   }

@@ -2,6 +2,8 @@
  * A step: what the engine asks of every rank between two wake-ups, as arrays in shared memory. The engine writes the
  * input arrays, all ranks read them, rank 0 writes the result arrays. Nothing in it is an object or a string, so a step
  * costs no allocation and no message. Who may touch it when is the business of step-channel.ts.
+ *
+ * Where several steps may be in flight they have arrays of their own, used in turn.
  */
 import type { ArenaHandle } from "../core/arena.js";
 import { Arena } from "../core/arena.js";
@@ -31,6 +33,8 @@ export const OUTPUT_SCORE = 1;
 export const STEP_TOKENS = 0;
 export const STEP_SEQUENCES = 1;
 export const STEP_OUTPUTS = 2;
+/** Rows whose token the step before chooses. */
+export const STEP_FED = 3;
 const HEADER_FIELDS = 16;
 
 /** Tensors of a step; shapes in terms of StepLimits. */
@@ -39,6 +43,11 @@ export interface StepTensors {
   readonly header: Tensor;
   /** i32 `[maxTokens]` */
   readonly tokenIds: Tensor;
+  /**
+   * i32 `[maxTokens]`: the output of the step before that chooses this row's token, so that a step can be written before
+   * its tokens are known; -1 where `tokenIds` holds it.
+   */
+  readonly feeds: Tensor;
   /** i32 `[maxTokens]`: position of each token in its sequence. */
   readonly positions: Tensor;
   /** i32 `[maxTokens]`: cache slot (block * blockSize + offset) each token's keys and values go to. */
@@ -84,6 +93,7 @@ function layoutOf(limits: StepLimits): Layout {
   return [
     ["header", "i32", [HEADER_FIELDS]],
     ["tokenIds", "i32", [maxTokens]],
+    ["feeds", "i32", [maxTokens]],
     ["positions", "i32", [maxTokens]],
     ["slots", "i32", [maxTokens]],
     ["queryStarts", "i32", [maxSequences + 1]],
@@ -117,6 +127,7 @@ export interface StepHandle {
 export interface StepViews {
   readonly header: Int32Array;
   readonly tokenIds: Int32Array;
+  readonly feeds: Int32Array;
   readonly positions: Int32Array;
   readonly slots: Int32Array;
   readonly queryStarts: Int32Array;
@@ -135,6 +146,15 @@ export interface StepViews {
   readonly resultLogprobs: Float32Array;
   readonly topIds: Int32Array;
   readonly topLogprobs: Float32Array;
+}
+
+/** The arrays of the steps that may be in flight; the n-th step is in `steps[n % steps.length]`. */
+export type Steps = readonly [Step, ...Step[]];
+
+/** The arrays of step n, which may have wrapped. */
+export function stepOf(steps: Steps, n: number): Step {
+  const { length } = steps;
+  return steps[((n % length) + length) % length] ?? steps[0];
 }
 
 export class Step {
@@ -184,6 +204,7 @@ function byName(layout: Layout, tensors: readonly Tensor[]): StepTensors {
   return {
     header: find("header"),
     tokenIds: find("tokenIds"),
+    feeds: find("feeds"),
     positions: find("positions"),
     slots: find("slots"),
     queryStarts: find("queryStarts"),
@@ -209,6 +230,7 @@ function viewsOf(tensors: StepTensors): StepViews {
   return {
     header: i32Of(tensors.header),
     tokenIds: i32Of(tensors.tokenIds),
+    feeds: i32Of(tensors.feeds),
     positions: i32Of(tensors.positions),
     slots: i32Of(tensors.slots),
     queryStarts: i32Of(tensors.queryStarts),

@@ -121,7 +121,7 @@ export class Simulation {
       executor: {
         worldSize: executor.worldSize,
         config: executor.config,
-        step: executor.step,
+        steps: executor.steps,
         blockSize: executor.blockSize,
         blocks: executor.blocks,
         maxModelLength: executor.maxModelLength,

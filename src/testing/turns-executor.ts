@@ -16,7 +16,7 @@ import { ModelRunner, type RankReport, type RunnerDependencies } from "../rank/m
 import type { LoadDependencies } from "../rank/rank-model.js";
 import type { RankOptions } from "../rank/rank-options.js";
 import type { LogitsListener } from "../rank/sampler.js";
-import { Step } from "../rank/step.js";
+import { Step, type Steps } from "../rank/step.js";
 import type { SimulatedFaults } from "./faults.js";
 
 /** Hears what ranks do in a step, and when steps begin and end. */
@@ -47,6 +47,7 @@ export class TurnsExecutor implements Executor {
   readonly worldSize: number;
   readonly config: ModelConfig;
   readonly step: Step;
+  readonly steps: Steps;
   readonly blockSize: number;
   readonly blocks: number;
   readonly maxModelLength: number;
@@ -67,6 +68,7 @@ export class TurnsExecutor implements Executor {
     this.worldSize = ranks.worldSize;
     this.config = selectFamily(ranks.description.config).parseConfig(ranks.description.config);
     this.step = step;
+    this.steps = [step];
     this.blockSize = ranks.blockSize;
     this.blocks = ranks.blocks;
     this.maxModelLength = ranks.maxModelLength;
@@ -89,7 +91,7 @@ export class TurnsExecutor implements Executor {
     const order = nextOrder?.() ?? Array.from({ length: ranks.worldSize }, (_, rank) => rank);
     for (const rank of order) {
       const load = () =>
-        ModelRunner.load(ranks, rank, { registries, kernels, step, ...loadDependencies(rank, options) });
+        ModelRunner.load(ranks, rank, { registries, kernels, steps: [step], ...loadDependencies(rank, options) });
       try {
         const runner = faults === undefined ? await load() : await faults.load(rank, load);
         if (runner !== null) runners.set(rank, runner);

@@ -62,7 +62,7 @@ const fakeProgram: RankProgram = {
 function loadedRank(init: RankInit, faults: readonly Fault[]): LoadedRank {
   const { rank, region, collectiveTimeoutMs: timeoutMs } = init;
   const collective = region === null ? singleRank : createSharedMemoryCollective(region, rank, { timeoutMs });
-  const { tokenIds, resultIds } = Step.from(init.step).views;
+  const { tokenIds, resultIds } = Step.from(init.steps[0]).views;
   let steps = 0;
   return {
     report: { rank, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4, verifyMs: 0 },

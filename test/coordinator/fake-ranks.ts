@@ -62,7 +62,7 @@ export function startFakeRanks(options: FakeRanksOptions = {}): Promise<Coordina
 
 /** Runs step number `step` and returns what rank 0 answered. */
 export async function runFakeStep(coordinator: Coordinator, step: number): Promise<number | undefined> {
-  const { tokenIds, resultIds } = coordinator.step.views;
+  const { tokenIds, resultIds } = coordinator.steps[0].views;
   tokenIds[0] = step;
   await coordinator.execute();
   return resultIds[0];
@@ -70,6 +70,6 @@ export async function runFakeStep(coordinator: Coordinator, step: number): Promi
 
 /** Resolves when a rank is inside the fault of the step in flight. */
 export async function faultReached(coordinator: Coordinator): Promise<void> {
-  const { resultIds } = coordinator.step.views;
+  const { resultIds } = coordinator.steps[0].views;
   while (Atomics.load(resultIds, FAULT_REACHED) === 0) await new Promise((resolve) => setImmediate(resolve));
 }

@@ -45,10 +45,10 @@ export async function decodeGreedily(
   let stepIds = promptIds;
   let computed = 0;
   while (answer.length < count) {
-    writeOneSequence(coordinator.step, stepIds, computed);
+    writeOneSequence(coordinator.steps[0], stepIds, computed);
     await coordinator.execute();
     computed += stepIds.length;
-    stepIds = [coordinator.step.views.resultIds[0] ?? -1];
+    stepIds = [coordinator.steps[0].views.resultIds[0] ?? -1];
     answer.push(...stepIds);
   }
   return answer;

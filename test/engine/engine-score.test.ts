@@ -25,8 +25,15 @@ describe("scoring a text", () => {
     }
   });
 
-  it("works beside requests that generate, also when it is preempted by them", async () => {
-    const { engine } = engineFixture({ blocks: 16, blockSize: 4, limits: { maxOutputs: 2, maxTokens: 8 } });
+  for (const stepsInFlight of [1, 2] as const) {
+    it(`works beside requests that generate, also when it is preempted by them, ${stepsInFlight} step(s) in flight`, async () => {
+      await checkBesideOthers(stepsInFlight);
+    });
+  }
+
+  async function checkBesideOthers(stepsInFlight: 1 | 2): Promise<void> {
+    const limits = { maxOutputs: 2, maxTokens: 8 };
+    const { engine } = engineFixture({ blocks: 16, blockSize: 4, limits, stepsInFlight });
     const [answer, score] = await Promise.all([
       answerTo(engine, { promptTokenIds: [1, 2], sampling: { maxTokens: 40 } }),
       engine.score(text),
@@ -34,7 +41,7 @@ describe("scoring a text", () => {
     assert.deepEqual(answer.tokenIds, answerOf([1, 2], 40, VOCABULARY));
     assert.deepEqual([...score.nll], expectedNll(text));
     assert.ok(engine.stats.preemptions > 0, "the case was not provoked");
-  });
+  }
 
   it("takes a text as long as the context, and no longer", async () => {
     const { engine } = engineFixture({ maxModelLength: 40 });

@@ -48,6 +48,7 @@ describe("an answer", () => {
       maxOutputs: fc.integer({ min: 1, max: 6 }),
       blockSize: fc.integer({ min: 1, max: 5 }),
       spareBlocks: fc.nat(5),
+      stepsInFlight: fc.constantFrom(1 as const, 2 as const),
     });
     let preemptions = 0;
     const property = fc.asyncProperty(
@@ -59,6 +60,7 @@ describe("an answer", () => {
         const { engine } = engineFixture({
           blocks,
           blockSize: set.blockSize,
+          stepsInFlight: set.stepsInFlight,
           limits: { ...set, maxBlocksPerSequence: 40 },
         });
         const answers = await Promise.all(

@@ -10,11 +10,14 @@ import type { RankReport } from "../../src/rank/model-runner.js";
 import {
   OUTPUT_SAMPLE,
   OUTPUT_SCORE,
+  STEP_FED,
   STEP_OUTPUTS,
   STEP_SEQUENCES,
   STEP_TOKENS,
   Step,
   type StepLimits,
+  type Steps,
+  stepOf,
 } from "../../src/rank/step.js";
 import { choose, distribution, INITIAL_STATE, likeliest, nextState } from "./toy-model.js";
 
@@ -25,6 +28,8 @@ export interface FakeExecutorOptions {
   readonly blocks?: number;
   readonly maxModelLength?: number;
   readonly limits?: Partial<StepLimits>;
+  /** Default 1. */
+  readonly stepsInFlight?: 1 | 2;
 }
 
 /** What a step asked for. */
@@ -48,7 +53,9 @@ const STALE = -99;
 export class FakeExecutor implements Executor {
   readonly worldSize = 1;
   readonly config: ModelConfig;
-  readonly step: Step;
+  readonly steps: Steps;
+  /** The arrays of the step that runs, or ran last. */
+  step: Step;
   readonly blockSize: number;
   readonly blocks: number;
   readonly maxModelLength: number;
@@ -65,7 +72,9 @@ export class FakeExecutor implements Executor {
   readonly #states: Int32Array;
   /** Position whose state a slot holds. */
   readonly #positions: Int32Array;
-  #busy = false;
+  #inFlight = 0;
+  #begun = 0;
+  #last: Promise<void> = Promise.resolve();
 
   constructor(options: FakeExecutorOptions = {}) {
     const limits = { ...DEFAULT_LIMITS, ...options.limits };
@@ -84,16 +93,27 @@ export class FakeExecutor implements Executor {
       dtype: "f32",
       endOfSequenceIds: options.endOfSequenceIds ?? [],
     };
-    this.step = Step.create(limits);
+    const first = Step.create(limits);
+    this.step = first;
+    this.steps = options.stepsInFlight === 2 ? [first, Step.create(limits)] : [first];
     this.#states = new Int32Array(this.blocks * this.blockSize);
     this.#positions = new Int32Array(this.blocks * this.blockSize).fill(STALE);
-    this.#spoilInputs();
+    for (const step of this.steps) spoilInputs(step);
   }
 
-  async execute(): Promise<void> {
+  execute(): Promise<void> {
     assert.equal(this.closed, 0, "a step was run on a closed executor");
-    assert.equal(this.#busy, false, "a step was run while another one was");
-    this.#busy = true;
+    assert.ok(this.#inFlight < this.steps.length, "a step was run while all arrays were in use");
+    this.#inFlight++;
+    const n = this.#begun++;
+    this.#last = this.#last.then(() => this.#execute(n));
+    return this.#last;
+  }
+
+  async #execute(n: number): Promise<void> {
+    const before = this.step;
+    this.step = stepOf(this.steps, n);
+    this.#feed(before);
     const { header } = this.step.views;
     const record = {
       tokens: at(header, STEP_TOKENS),
@@ -104,9 +124,22 @@ export class FakeExecutor implements Executor {
     this.history.push(record);
     await this.beforeStep(number);
     this.#run(record);
-    this.#spoilInputs();
+    spoilInputs(this.step);
     this.afterStep(number);
-    this.#busy = false;
+    this.#inFlight--;
+  }
+
+  /** Puts the tokens that the step before has chosen where they belong. */
+  #feed(before: Step): void {
+    const { header, tokenIds, feeds } = this.step.views;
+    let fed = 0;
+    for (let row = 0; row < at(header, STEP_TOKENS); row++) {
+      const output = at(feeds, row);
+      if (output < 0) continue;
+      fed++;
+      tokenIds[row] = Math.max(0, at(before.views.resultIds, output));
+    }
+    assert.equal(fed, at(header, STEP_FED));
   }
 
   close(): Promise<void> {
@@ -199,29 +232,29 @@ export class FakeExecutor implements Executor {
     };
     return choose(state, this.config.vocabularySize, sampling, at(views.seeds, 2 * output + 1));
   }
+}
 
-  #spoilInputs(): void {
-    const { views } = this.step;
-    for (const array of [
-      views.header,
-      views.tokenIds,
-      views.positions,
-      views.slots,
-      views.queryStarts,
-      views.contextLengths,
-      views.blockTables,
-      views.outputRows,
-      views.outputModes,
-      views.targetIds,
-      views.logprobCounts,
-      views.temperatures,
-      views.topK,
-      views.topP,
-      views.minP,
-      views.seeds,
-    ]) {
-      array.fill(STALE);
-    }
+function spoilInputs({ views }: Step): void {
+  for (const array of [
+    views.header,
+    views.tokenIds,
+    views.feeds,
+    views.positions,
+    views.slots,
+    views.queryStarts,
+    views.contextLengths,
+    views.blockTables,
+    views.outputRows,
+    views.outputModes,
+    views.targetIds,
+    views.logprobCounts,
+    views.temperatures,
+    views.topK,
+    views.topP,
+    views.minP,
+    views.seeds,
+  ]) {
+    array.fill(STALE);
   }
 }
 

@@ -29,11 +29,11 @@ function setUp(limits: Partial<SchedulerLimits> = {}, blocks = 100, blockSize = 
 function run(scheduler: Scheduler): number[][] {
   const plan = scheduler.schedule();
   const parts = partsOf(plan);
+  scheduler.advance();
   for (const sequence of plan.sequences) {
     if (sequence.task.kind === "score") sequence.scored += sequence.stepOutputs;
     else if (sequence.stepOutputs > 0) sequence.append(0);
   }
-  scheduler.complete();
   return parts;
 }
 
@@ -174,12 +174,53 @@ describe("the scheduler", () => {
     const sequence = generating(0, 5);
     scheduler.add(sequence);
     scheduler.schedule();
+    scheduler.advance();
     scheduler.finish(sequence, "abort");
     assert.equal(pool.freeBlocks, 100);
-    scheduler.complete();
-    assert.deepEqual([sequence.computed, sequence.finishReason, scheduler.hasWork], [0, "abort", false]);
+    assert.deepEqual([sequence.finishReason, scheduler.hasWork], ["abort", false]);
+    assert.deepEqual(partsOf(scheduler.schedule()), []);
     scheduler.finish(sequence, "stop");
     assert.equal(sequence.finishReason, "abort");
+  });
+
+  it("plans the token after one that is not known yet, and says which output of the step before chooses it", () => {
+    const { scheduler } = setUp();
+    for (const id of [0, 1]) scheduler.add(generating(id, 2));
+    const first = scheduler.schedule();
+    scheduler.advance();
+    const second = scheduler.schedule();
+    assert.deepEqual(partsOf(second), [
+      [0, 1, 1],
+      [1, 1, 1],
+    ]);
+    assert.deepEqual(
+      second.sequences.map(({ feed, computed, length }) => [feed, computed, length]),
+      [
+        [0, 2, 2],
+        [1, 2, 2],
+      ],
+    );
+    scheduler.advance();
+    // The plan of the step that still runs is kept.
+    assert.deepEqual(
+      [first.firstOutputs, first.outputCounts],
+      [
+        [0, 1],
+        [1, 1],
+      ],
+    );
+  });
+
+  it("plans nothing beyond the last token that a sequence may have, whatever is still in flight", () => {
+    const { scheduler } = setUp();
+    const sequence = new Sequence(0, { kind: "generate", sampling: { ...sampling, maxTokens: 2 } }, prompt(2));
+    scheduler.add(sequence);
+    for (const expected of [1, 2, 2]) {
+      scheduler.schedule();
+      scheduler.advance();
+      assert.equal(sequence.expected, expected);
+    }
+    assert.equal(scheduler.schedule().tokens, 0);
   });
 
   interface Arrival {
@@ -198,7 +239,13 @@ describe("the scheduler", () => {
     abortAfter: fc.option(fc.nat(15), { freq: 3 }),
   });
 
-  it("computes every token once, keeps every budget, loses no block and serves everyone in order", () => {
+  for (const inFlight of [1, 2]) {
+    it(`computes every token once, keeps every budget, loses no block and serves everyone in order, ${inFlight} step(s) in flight`, () => {
+      checkServing(inFlight);
+    });
+  }
+
+  function checkServing(inFlight: number): void {
     fc.assert(
       fc.property(
         fc.record({
@@ -213,19 +260,31 @@ describe("the scheduler", () => {
         (limits, blockSize, spareBlocks, arrivals) => {
           // Just enough for the longest sequence, and now and then some more: preemption is the rule here.
           const longest = Math.max(...arrivals.map(({ length, outputs }) => length + outputs));
-          simulate(limits, Math.ceil(longest / blockSize) + spareBlocks, blockSize, arrivals);
+          simulate(limits, Math.ceil(longest / blockSize) + spareBlocks, blockSize, arrivals, inFlight);
         },
       ),
       { numRuns: 400 },
     );
-  });
+  }
 
-  function simulate(limits: SchedulerLimits, blocks: number, blockSize: number, arrivals: readonly Arrival[]): void {
+  function simulate(
+    limits: SchedulerLimits,
+    blocks: number,
+    blockSize: number,
+    arrivals: readonly Arrival[],
+    inFlight: number,
+  ): void {
     const pool = new BlockPool(blocks, blockSize);
     const scheduler = new Scheduler(limits, pool);
     const queue = arrivals.map((item) => ({ ...item, sequence: null as Sequence | null })).sort((a, b) => a.at - b.at);
     const cached = new Map<Sequence, number>();
     let lastAdmitted = -1;
+    const flights: StepPlan[] = [];
+    const deliver = (plan: StepPlan): void => {
+      for (const [i, sequence] of plan.sequences.entries()) {
+        take(scheduler, sequence, plan.outputCounts[i] ?? 0, queue[sequence.id]?.outputs ?? 0);
+      }
+    };
     for (let step = 0, next = 0; next < queue.length || scheduler.hasWork; step++) {
       assert.ok(step < 5000, "everyone is served within bounded time");
       for (; next < queue.length && (queue[next]?.at ?? 0) <= step; next++) {
@@ -238,7 +297,7 @@ describe("the scheduler", () => {
       }
       const hadWork = scheduler.hasWork;
       const plan = scheduler.schedule();
-      assert.equal(plan.tokens > 0, hadWork, "a step makes progress");
+      if (flights.length === 0) assert.equal(plan.tokens > 0, hadWork, "a step makes progress");
       checkPlan(plan, limits, pool, cached);
       checkOrder(queue.flatMap(({ sequence }) => sequence ?? []));
       for (const sequence of plan.sequences) {
@@ -247,14 +306,17 @@ describe("the scheduler", () => {
           lastAdmitted = sequence.id;
         }
         cached.set(sequence, sequence.computed + sequence.stepTokens);
-        advance(scheduler, sequence, queue[sequence.id]?.outputs ?? 0);
       }
-      scheduler.complete();
+      scheduler.advance();
+      flights.push(plan);
+      const done = flights.length === inFlight || plan.tokens === 0 ? flights.shift() : undefined;
+      if (done !== undefined) deliver(done);
       checkBlocks(
         queue.flatMap(({ sequence }) => sequence ?? []),
         pool,
       );
     }
+    flights.forEach(deliver);
     assert.equal(pool.freeBlocks, blocks, "all blocks come back");
     for (const { sequence, score, length, outputs } of queue) {
       if (sequence?.finishReason === "abort") continue;
@@ -279,6 +341,12 @@ describe("the scheduler", () => {
       assert.ok(sequence.blocks.length * pool.blockSize >= sequence.computed + sequence.stepTokens);
       assert.equal(sequence.firstOutput, outputs);
       outputs += sequence.stepOutputs;
+      if (sequence.task.kind === "generate") {
+        assert.equal(sequence.stepOutputs, sequence.stepTokens === sequence.pending ? 1 : 0);
+      } else {
+        const scored = Math.max(sequence.scored, sequence.computed);
+        assert.equal(sequence.stepOutputs, Math.max(0, sequence.computed + sequence.stepTokens - scored));
+      }
     }
     assert.equal(outputs, plan.outputs);
   }
@@ -288,16 +356,14 @@ describe("the scheduler", () => {
     assert.ok(Math.max(-1, ...ids("running")) < Math.min(Infinity, ...ids("waiting")), "nobody is overtaken");
   }
 
-  function advance(scheduler: Scheduler, sequence: Sequence, outputs: number): void {
+  /** The results of a step come: the sequence goes on, or ends. */
+  function take(scheduler: Scheduler, sequence: Sequence, results: number, outputs: number): void {
+    if (sequence.status === "finished" || results === 0) return;
     if (sequence.task.kind === "score") {
-      const end = sequence.computed + sequence.stepTokens;
-      assert.equal(sequence.stepOutputs, Math.max(0, end - Math.max(sequence.scored, sequence.computed)));
-      sequence.scored += sequence.stepOutputs;
+      sequence.scored += results;
       if (sequence.scored === sequence.length - 1) scheduler.finish(sequence, "length");
       return;
     }
-    assert.equal(sequence.stepOutputs, sequence.stepTokens === sequence.pending ? 1 : 0);
-    if (sequence.stepOutputs === 0) return;
     sequence.append(1);
     if (sequence.outputLength === outputs) scheduler.finish(sequence, "length");
   }

@@ -23,8 +23,8 @@ describe("the step writer", () => {
     const decoding = new Sequence(0, { kind: "generate", sampling }, [10, 11, 12, 13]);
     scheduler.add(decoding);
     scheduler.schedule();
+    scheduler.advance();
     decoding.append(14);
-    scheduler.complete();
     scheduler.add(new Sequence(1, { kind: "score" }, [20, 21, 22, 23]));
     scheduler.add(new Sequence(2, { kind: "generate", sampling }, [30, 31, 32, 33, 34, 35, 36, 37, 38]));
 

@@ -86,10 +86,48 @@ describe("the step channel", () => {
     assert.equal(first?.waitForStep(), STEP_STOP);
   });
 
-  it("refuses a step while another one is in flight", () => {
-    ranksOf(1);
+  it("takes a step while another one is in flight, and refuses a third", () => {
+    const [rank] = ranksOf(1);
+    channel.post(STEP_RUN);
     channel.post(STEP_RUN);
     assert.throws(() => channel.post(STEP_RUN), { code: "INTERNAL" });
+    rank?.waitForStep();
+    rank?.finishStep();
+    channel.post(STEP_RUN);
+  });
+
+  it("has steps in flight run and done in their order", async () => {
+    const ranks = ranksOf(2);
+    const [first, second] = [channel.post(STEP_RUN), channel.post(STEP_RUN)];
+    for (const [step, sequence] of [first, second].entries()) {
+      for (const rank of ranks) {
+        assert.equal(rank.waitForStep(), STEP_RUN);
+        assert.equal(rank.step, step);
+        assert.ok(channel.unfinishedRanks(sequence).length > 0);
+        rank.finishStep();
+      }
+      assert.equal(await channel.waitDone(LONG_MS, sequence), "done");
+      assert.deepEqual(channel.unfinishedRanks(sequence), []);
+    }
+  });
+
+  it("has no rank begin a step before rank 0 has finished the one before", async () => {
+    channel = new CoordinatorChannel(2);
+    const counts = new Int32Array(new SharedArrayBuffer(8));
+    const { handle } = channel;
+    const entry = new URL("./step-channel-rank.js", import.meta.url);
+    const exit = once(new Worker(entry, { workerData: { handle, rank: 1, spinMs: 0, counts } }), "exit");
+    const leader = new RankChannel(handle, 0, 0);
+    for (let step = 0; step < 200; step++) {
+      channel.post(STEP_RUN);
+      if (step === 0) channel.post(STEP_RUN);
+      leader.waitForStep();
+      assert.ok((counts[1] ?? 0) <= step + 1, `in step ${step} rank 1 has begun ${counts[1]}`);
+      leader.finishStep();
+      assert.equal(await channel.waitDone(LONG_MS, step + 1), "done");
+    }
+    channel.post(STEP_STOP);
+    assert.deepEqual(await exit, [0]);
   });
 
   it("carries byte counts beyond 32 bits, each rank its own", () => {
