@@ -1,0 +1,173 @@
+// Attention over the paged cache.
+#include <cmath>
+#include <vector>
+
+#include "../kernels/numbers.h"
+#include "kernels_check.h"
+
+namespace shardloom::check {
+namespace {
+
+// Relative to the largest value that an output can be.
+constexpr double kTolerance = 2e-5;
+
+struct Shape {
+  DType dtype;
+  std::int64_t head_size;
+  std::int64_t block_size;
+  std::int64_t heads;
+  std::int64_t kv_heads;
+  std::int64_t sequences;
+  std::int64_t sliding_window;
+  float soft_cap;
+};
+
+std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  return out << dtype_name(shape.dtype) << ", " << shape.heads << " heads of " << shape.head_size << ", "
+             << shape.kv_heads << " KV heads, blocks of " << shape.block_size << ", " << shape.sequences
+             << " sequences, window " << shape.sliding_window << ", soft cap " << shape.soft_cap;
+}
+
+Shape any_shape(Random& random) {
+  constexpr std::int64_t kHeadSizes[] = {16, 32, 64, 80, 96, 112, 128, 256, 512};
+  constexpr float kCaps[] = {0.0f, 0.0f, 2.0f, 30.0f};
+  Shape shape = {};
+  shape.dtype = any_float_dtype(random);
+  shape.head_size = random.chance(2) ? kHeadSizes[random.below(random.chance(4) ? 9 : 7)] : random.between(1, 70);
+  shape.block_size = random.chance(2) ? std::int64_t{8} << random.below(3) : random.between(1, 40);
+  shape.kv_heads = random.between(1, 3);
+  shape.heads = random.between(1, random.chance(6) ? 70 : 9);
+  shape.sequences = random.between(1, 3);
+  shape.sliding_window = random.chance(3) ? random.between(1, 50) : 0;
+  shape.soft_cap = kCaps[random.below(4)];
+  return shape;
+}
+
+// A batch whose cache holds NaN wherever no query may look.
+struct Batch {
+  Shape shape;
+  Array<std::int32_t> kv_head_of;
+  Array<std::int32_t> query_starts;
+  Array<std::int32_t> contexts;
+  std::int64_t most_blocks;
+  Array<std::int32_t> tables;
+  std::int64_t queries;
+
+  Batch(Random& random, const Shape& shape)
+      : shape(shape), kv_head_of(shape.heads), query_starts(shape.sequences + 1), contexts(shape.sequences),
+        most_blocks(120 / shape.block_size + 2), tables(shape.sequences * most_blocks) {
+    // Not decreasing; some KV heads may have no query head.
+    std::int64_t kv_head = 0;
+    for (std::int64_t h = 0; h < shape.heads; h++) {
+      if (kv_head + 1 < shape.kv_heads && random.chance(3)) kv_head += random.between(1, shape.kv_heads - 1 - kv_head);
+      kv_head_of[h] = static_cast<std::int32_t>(kv_head);
+    }
+    std::int32_t start = 0;
+    for (std::int64_t s = 0; s < shape.sequences; s++) {
+      const auto context = static_cast<std::int32_t>(random.between(1, 110));
+      const bool decode = random.chance(2);
+      query_starts[s] = start;
+      contexts[s] = context;
+      start += decode ? 1 : static_cast<std::int32_t>(random.between(0, context));
+    }
+    query_starts[shape.sequences] = start;
+    queries = start;
+    // Every block in some other place, in turns among the sequences.
+    for (std::int64_t i = 0; i < tables.size(); i++) {
+      const std::int64_t sequence = i / most_blocks, block = i % most_blocks;
+      const bool used = block * shape.block_size < contexts[sequence];
+      const std::int64_t place = (most_blocks - 1 - block) * shape.sequences + sequence;
+      tables[i] = used ? static_cast<std::int32_t>(place) : -1;
+    }
+  }
+
+  std::int64_t blocks() const { return most_blocks * shape.sequences; }
+  std::int64_t cache_size() const { return blocks() * shape.kv_heads * shape.block_size * shape.head_size; }
+};
+
+template <class T>
+void fill_cache(Random& random, const Batch& batch, const Array<T>& cache, float scale) {
+  const Shape& shape = batch.shape;
+  for (std::int64_t i = 0; i < cache.size(); i++) from_float(__builtin_nanf(""), cache.data() + i);
+  for (std::int64_t s = 0; s < shape.sequences; s++) {
+    for (std::int64_t p = 0; p < batch.contexts[s]; p++) {
+      const std::int64_t block = batch.tables[s * batch.most_blocks + p / shape.block_size];
+      for (std::int64_t h = 0; h < shape.kv_heads; h++) {
+        const std::int64_t slot = (block * shape.kv_heads + h) * shape.block_size + p % shape.block_size;
+        T* at = cache.data() + slot * shape.head_size;
+        for (std::int64_t d = 0; d < shape.head_size; d++) from_float(random.unit() * scale, at + d);
+      }
+    }
+  }
+}
+
+template <class T>
+void check_shape(Check& check, Random& random, const Batch& batch) {
+  const Shape& shape = batch.shape;
+  const std::int64_t q_stride = shape.heads * shape.head_size + random.below(5);
+  const std::int64_t out_stride = shape.heads * shape.head_size + random.below(5);
+  const Array<float> q(batch.queries == 0 ? 0 : (batch.queries - 1) * q_stride + shape.heads * shape.head_size);
+  const Array<T> keys(batch.cache_size()), values(batch.cache_size());
+  fill(random, q, Numbers::ordinary);
+  for (std::int64_t i = 0; i < q.size(); i++) q[i] *= 2;
+  fill_cache(random, batch, keys, 2.0f);
+  fill_cache(random, batch, values, 1.0f);
+  const auto apply = [&](const KernelTable& kernels, const Output& out, Range units) {
+    AttentionArgs args = {};
+    args.out = out.data();
+    args.out_stride = out_stride;
+    args.q = q.data();
+    args.q_stride = q_stride;
+    args.keys = keys.data();
+    args.values = values.data();
+    args.cache_dtype = shape.dtype;
+    args.kv_head_of = batch.kv_head_of.data();
+    args.query_starts = batch.query_starts.data();
+    args.context_lengths = batch.contexts.data();
+    args.block_tables = batch.tables.data();
+    args.block_table_stride = batch.most_blocks;
+    args.heads = shape.heads;
+    args.kv_heads = shape.kv_heads;
+    args.head_size = shape.head_size;
+    args.block_size = shape.block_size;
+    args.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_size));
+    args.sliding_window = shape.sliding_window;
+    args.soft_cap = shape.soft_cap;
+    args.workspace = check.workspace.fresh();
+    kernels.attention(args, units);
+  };
+  const std::int64_t columns = shape.heads * shape.head_size, units = shape.sequences * shape.kv_heads;
+  const Output received(batch.queries, columns, out_stride), expected(batch.queries, columns, out_stride);
+  const Output split(batch.queries, columns, out_stride);
+  apply(check.variant, received, {0, units});
+  apply(check.portable, expected, {0, units});
+  check.expect_close(received, expected, [](std::int64_t, std::int64_t) { return kTolerance; }, "the result");
+  check.digest(received);
+  const std::int64_t at = random.between(0, units);
+  apply(check.variant, split, {at, units});
+  apply(check.variant, split, {0, at});
+  check.expect_same(split, received, "the result of two ranges of units");
+}
+
+void check_attention(Check& check) {
+  check.each_case([&](Random& random) {
+    const Shape shape = any_shape(random);
+    check.describe(shape);
+    const Batch batch(random, shape);
+    with_float_type(shape.dtype, [&](auto* type) {
+      check_shape<std::remove_cvref_t<decltype(*type)>>(check, random, batch);
+    });
+  });
+}
+
+}  // namespace
+
+void add_attention_checks(std::vector<KernelCheck>& checks) {
+  checks.push_back({"attention", check_attention,
+                    [](const KernelTable& variant, const KernelTable& portable) {
+                      return variant.attention == portable.attention;
+                    },
+                    2});
+}
+
+}  // namespace shardloom::check
