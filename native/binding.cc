@@ -10,6 +10,7 @@
 #include "arguments.h"
 #include "collectives_binding.h"
 #include "dispatch.h"
+#include "file_binding.h"
 #include "instance.h"
 #include "kernel_binding.h"
 #include "linear_binding.h"
@@ -21,7 +22,7 @@ namespace shardloom {
 namespace {
 
 // Version of the exports; must equal NATIVE_ABI of src/core/native-addon.ts.
-constexpr std::int32_t kAbi = 4;
+constexpr std::int32_t kAbi = 5;
 
 void destroy_instance(napi_env, void* data, void*) { delete static_cast<AddonInstance*>(data); }
 
@@ -100,6 +101,7 @@ napi_value initialize(napi_env env, napi_value exports) {
   } else {
     status = register_facts(env, exports, instance);
     if (status == napi_ok) status = register_memory(env, exports, instance);
+    if (status == napi_ok) status = register_files(env, exports, instance);
     if (status == napi_ok) status = register_kernels(env, exports, instance);
     if (status == napi_ok) status = register_linear(env, exports, instance);
     if (status == napi_ok) status = register_collectives(env, exports, instance);

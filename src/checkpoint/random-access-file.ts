@@ -1,6 +1,7 @@
 /** A file read at given positions, synchronously: a rank has nothing else to do while its weights arrive. */
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { CheckpointError, invariant } from "../core/errors.js";
+import { nativeAddon } from "../core/native-addon.js";
 
 /** What `fs.readSync` does; a test passes one that reads less than it is asked for. */
 export type ReadAt = (
@@ -18,6 +19,19 @@ export interface ReadObserver {
   readEnds(bytes: number): void;
 }
 
+/** Runs of bytes at equal distances: a slice of a row-major tensor. */
+export interface StridedRuns {
+  /** Of the first run. */
+  readonly position: number;
+  readonly runBytes: number;
+  /** From the beginning of a run to that of the next. */
+  readonly stride: number;
+  readonly runs: number;
+}
+
+/** From so many bytes on, or for more runs than one, a read is worth the addon's threads. */
+const MIN_NATIVE_BYTES = 1024 * 1024;
+
 /** The most bytes that one read asks for; Linux stops at 2 GiB, and Node refuses more. */
 const MAX_READ_BYTES = 1024 * 1024 * 1024;
 
@@ -26,19 +40,31 @@ export class RandomAccessFile {
   /** Size when it was opened. */
   readonly sizeBytes: number;
   readonly #readAt: ReadAt;
+  readonly #observer: ReadObserver | undefined;
+  /** Whether the addon reads, where it is worth it. */
+  readonly #native: boolean;
   /** null once closed: the number may by then belong to another file. */
   #fd: number | null;
 
-  private constructor(path: string, fd: number, sizeBytes: number, readAt: ReadAt) {
+  private constructor(
+    path: string,
+    fd: number,
+    sizeBytes: number,
+    readAt: ReadAt,
+    observer: ReadObserver | undefined,
+    native: boolean,
+  ) {
     this.path = path;
     this.sizeBytes = sizeBytes;
     this.#readAt = readAt;
+    this.#observer = observer;
+    this.#native = native;
     this.#fd = fd;
   }
 
   /**
-   * Opens a regular file for reading; `observer`, if there is one, hears of every read. Throws CheckpointError `FILE_NOT_FOUND` when there is none, or `READ_FAILED`
-   * when it cannot be opened.
+   * Opens a regular file for reading; `observer`, if there is one, hears of every read. Throws CheckpointError
+   * `FILE_NOT_FOUND` when there is none, or `READ_FAILED` when it cannot be opened.
    */
   static open(path: string, observer?: ReadObserver, readAt: ReadAt = readSync): RandomAccessFile {
     let fd: number | null = null;
@@ -47,7 +73,8 @@ export class RandomAccessFile {
       if (!statSync(path).isFile()) throw notFound(path, "something that is not a regular file");
       fd = openSync(path, "r");
       const read = observer === undefined ? readAt : observed(readAt, observer);
-      return new RandomAccessFile(path, fd, fstatSync(fd).size, read);
+      const native = readAt === readSync && process.platform !== "win32" && nativeAddon().loaded;
+      return new RandomAccessFile(path, fd, fstatSync(fd).size, read, observer, native);
     } catch (error) {
       if (fd !== null) closeSync(fd);
       if (error instanceof CheckpointError) throw error;
@@ -63,8 +90,11 @@ export class RandomAccessFile {
    * `READ_FAILED` when the system reports an error; both name `tensor`, where the bytes are those of one.
    */
   read(destination: Uint8Array, position: number, tensor?: string): void {
-    const fd = this.#fd;
-    invariant(fd !== null, `${this.path} is read after it was closed`);
+    const fd = this.#descriptor();
+    if (this.#native && destination.length >= MIN_NATIVE_BYTES) {
+      this.#readNative(fd, destination, { position, runBytes: destination.length, stride: 0, runs: 1 }, tensor);
+      return;
+    }
     let done = 0;
     while (done < destination.length) {
       const wanted = Math.min(destination.length - done, MAX_READ_BYTES);
@@ -77,6 +107,41 @@ export class RandomAccessFile {
       if (received === 0) throw shortRead(this.path, tensor, destination.length, position, done);
       done += received;
     }
+  }
+
+  /** Fills `destination` with runs, one after another. Throws as `read` does. */
+  readRuns(destination: Uint8Array, strided: StridedRuns, tensor?: string): void {
+    const { position, runBytes, stride, runs } = strided;
+    if (this.#native && runs > 1) {
+      this.#readNative(this.#descriptor(), destination, strided, tensor);
+      return;
+    }
+    for (let run = 0; run < runs; run++) {
+      this.read(destination.subarray(run * runBytes, (run + 1) * runBytes), position + run * stride, tensor);
+    }
+  }
+
+  #readNative(fd: number, destination: Uint8Array, strided: StridedRuns, tensor: string | undefined): void {
+    const { position, runBytes, stride, runs } = strided;
+    const native = nativeAddon();
+    invariant(native.loaded, `${this.path} was opened with the addon, which is gone`);
+    let received = 0;
+    this.#observer?.readBegins();
+    try {
+      received = native.addon.readRuns(fd, position, runBytes, stride, runs, destination);
+    } catch (error) {
+      throw readFailed(this.path, error, tensor);
+    } finally {
+      this.#observer?.readEnds(received);
+    }
+    if (received === destination.length) return;
+    const run = Math.floor(received / runBytes);
+    throw shortRead(this.path, tensor, runBytes, position + run * stride, received - run * runBytes);
+  }
+
+  #descriptor(): number {
+    invariant(this.#fd !== null, `${this.path} is read after it was closed`);
+    return this.#fd;
   }
 
   /** Releases the file; a second call does nothing. */

@@ -1,4 +1,5 @@
 /** One .safetensors file: its table is read and checked when it is opened, its tensors when somebody asks. */
+import { dtypeBytes } from "../core/dtype.js";
 import { CheckpointError } from "../core/errors.js";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.js";
 import { RandomAccessFile, type ReadAt, type ReadObserver } from "./random-access-file.js";
@@ -9,6 +10,7 @@ import {
   parseHeader,
   type SafetensorsHeader,
 } from "./safetensors-header.js";
+import { readByRuns, type SliceRange, stridedRuns } from "./slice.js";
 
 export class SafetensorsFile implements Checkpoint {
   readonly path: string;
@@ -60,7 +62,19 @@ export class SafetensorsFile implements Checkpoint {
       this.#file.read(destination, dataStart + begin + byteOffset, name);
       this.#bytesRead += destination.length;
     };
-    return { name, dtype, shape, file: this.path, read };
+    const readSlice = (ranges: readonly SliceRange[], destination: Uint8Array): void => {
+      const strided = stridedRuns(shape, dtypeBytes(dtype), ranges);
+      if (strided === null) {
+        const tensor = { name, dtype, shape, file: this.path, read };
+        readByRuns(tensor, ranges, destination);
+        return;
+      }
+      if (destination.length === 0) return;
+      const { offset, ...runs } = strided;
+      this.#file.readRuns(destination, { position: dataStart + begin + offset, ...runs }, name);
+      this.#bytesRead += destination.length;
+    };
+    return { name, dtype, shape, file: this.path, read, readSlice };
   }
 }
 

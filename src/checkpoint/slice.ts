@@ -91,9 +91,26 @@ export function readSlice(tensor: CheckpointTensor, ranges: readonly SliceRange[
     tensor.readSlice(ranges, destination);
     return;
   }
+  readByRuns(tensor, ranges, destination);
+}
+
+/** The same, run by run, with checked ranges and a destination of their size. */
+export function readByRuns(tensor: CheckpointTensor, ranges: readonly SliceRange[], destination: Uint8Array): void {
   const read: RunCallback = (source, sizeBytes, offset) =>
     tensor.read(destination.subarray(offset, offset + sizeBytes), source);
-  forEachRun(shape, elementBytes, ranges, read, name);
+  forEachRun(tensor.shape, dtypeBytes(tensor.dtype), ranges, read, tensor.name);
+}
+
+/** The runs of a slice as equal distances: first byte, length, distance and number of runs; null where distances differ. */
+export function stridedRuns(
+  shape: readonly number[],
+  elementBytes: number,
+  ranges: readonly SliceRange[],
+): { readonly offset: number; readonly runBytes: number; readonly stride: number; readonly runs: number } | null {
+  const { outer, runOffset, runBytes } = splitIntoRuns(shape, elementBytes, ranges);
+  const [walked, ...others] = outer.filter(({ count }) => count > 1);
+  if (others.length > 0) return null;
+  return { offset: runOffset, runBytes, stride: walked?.stride ?? 0, runs: walked?.count ?? 1 };
 }
 
 interface Runs {

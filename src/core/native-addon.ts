@@ -66,6 +66,21 @@ export interface NativeAddon {
   /** Forgets a handle; every later use of it throws. */
   release(handle: NativeHandle): void;
 
+  // files
+  /**
+   * Fills the destination, dense, with `runs` runs of `runBytes` bytes that lie `stride` bytes apart in a file, from
+   * `position` on; on all threads of the caller. Returns the bytes before the first that the file does not have. Throws an
+   * Error in the words of the system. Only where there is pread: not on Windows.
+   */
+  readRuns(
+    fd: number,
+    position: number,
+    runBytes: number,
+    stride: number,
+    runs: number,
+    destination: Uint8Array,
+  ): number;
+
   // kernels: see src/kernels/kernels.ts for meaning and shapes
   gatherRows(out: NativeHandle, source: NativeHandle, indices: NativeHandle, first: number, rows: number): void;
   rmsNorm(out: NativeHandle, x: NativeHandle, weight: NativeHandle, rows: number, epsilon: number): void;
@@ -222,7 +237,7 @@ export interface NativeAddon {
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */
-export const NATIVE_ABI = 4;
+export const NATIVE_ABI = 5;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon }

@@ -166,29 +166,29 @@ export class LoadRecorder implements LoadObserver {
   #readTensor(tensor: CheckpointTensor, opened: Checkpoint): CheckpointTensor {
     const { name, dtype, shape, file } = tensor;
     const observed = this.#readsObserved;
-    const read = (destination: Uint8Array, byteOffset: number): void => {
+    const around = (reading: () => void): void => {
       this.enter("read", name);
       const before = observed ? 0 : opened.bytesRead;
-      tensor.read(destination, byteOffset);
+      reading();
       if (observed) this.leave();
       else this.leave(opened.bytesRead - before);
     };
-    return { name, dtype, shape, file, read };
+    return { name, dtype, shape, file, ...watchedReads(tensor, around) };
   }
 
   #madeTensor(tensor: CheckpointTensor, opened: Checkpoint, making: "shard" | "quantize"): CheckpointTensor {
     const { name, dtype, shape, file } = tensor;
     const observed = this.#readsObserved;
-    const read = (destination: Uint8Array, byteOffset: number): void => {
+    const around = (reading: () => void, sizeBytes: number): void => {
       this.enter(making, name);
       const before = observed ? 0 : opened.bytesRead;
-      tensor.read(destination, byteOffset);
+      reading();
       if (!observed) this.#note(opened.bytesRead - before);
       // The bytes of a shard are those that reach a parameter.
-      if (making === "quantize") this.leave(destination.length);
+      if (making === "quantize") this.leave(sizeBytes);
       else this.leave();
     };
-    return { name, dtype, shape, file, read };
+    return { name, dtype, shape, file, ...watchedReads(tensor, around) };
   }
 
   /** Bytes that were read at a time that nobody told of. */
@@ -197,4 +197,19 @@ export class LoadRecorder implements LoadObserver {
     this.enter("read");
     this.leave(bytes);
   }
+}
+
+/** The ways to read a tensor, each with something done around it. */
+function watchedReads(
+  tensor: CheckpointTensor,
+  around: (reading: () => void, sizeBytes: number) => void,
+): Pick<CheckpointTensor, "read" | "readSlice"> {
+  const read: CheckpointTensor["read"] = (destination, byteOffset) => {
+    around(() => tensor.read(destination, byteOffset), destination.length);
+  };
+  if (tensor.readSlice === undefined) return { read };
+  return {
+    read,
+    readSlice: (ranges, destination) => around(() => tensor.readSlice?.(ranges, destination), destination.length),
+  };
 }

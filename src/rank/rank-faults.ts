@@ -153,7 +153,9 @@ export class RankFaults {
         if (fault.kind === "corrupt") corruptBytes(destination, tensor.dtype, fault.value);
       }
     };
-    return { ...tensor, read };
+    // Without a way of its own to read slices: every read passes here.
+    const { name, dtype, shape, file } = tensor;
+    return { name, dtype, shape, file, read };
   }
 
   #beforeRead(fault: TensorFault, tensor: CheckpointTensor, destination: Uint8Array, byteOffset: number): void {

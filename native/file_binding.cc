@@ -1,0 +1,146 @@
+// Reads of files for src/checkpoint/random-access-file.ts: a slice of a row-major tensor is many runs of bytes at equal
+// distances, and a call from JavaScript for each costs more than the bytes. Here one call reads all of them, on as many
+// threads as the rank has, straight to where they belong; who reads a page of memory first also touches it first.
+#include "file_binding.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <limits>
+#include <mutex>
+
+#include "arguments.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#define SHARDLOOM_HAS_PREAD 1
+#endif
+
+namespace shardloom {
+namespace {
+
+constexpr std::int64_t kMaxPosition = (std::int64_t{1} << 53) - 1;
+
+#if defined(SHARDLOOM_HAS_PREAD)
+
+// Bytes of a long run that a thread reads at a time.
+constexpr std::int64_t kPieceBytes = std::int64_t{1} << 20;
+// What reading costs, roughly: a system call, and a byte from the page cache.
+constexpr double kCallNs = 300;
+constexpr double kByteNs = 0.1;
+
+// `runs` runs of `run_bytes`, `stride` bytes apart in the file, dense in memory.
+struct Request {
+  int fd;
+  std::int64_t position;
+  std::int64_t run_bytes;
+  std::int64_t stride;
+  std::uint8_t* out;
+};
+
+// The first byte of the destination that could not be read, and why: 0 for the end of the file, or an errno.
+class Failure {
+ public:
+  void note(std::int64_t at, int error) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    failed_.store(true, std::memory_order_relaxed);
+    if (at >= at_) return;
+    at_ = at;
+    error_ = error;
+  }
+
+  bool none() const { return !failed_.load(std::memory_order_relaxed); }
+  // For when all threads are done.
+  std::int64_t at() const { return at_; }
+  int error() const { return error_; }
+
+ private:
+  std::mutex mutex_;
+  std::atomic<bool> failed_{false};
+  std::int64_t at_ = std::numeric_limits<std::int64_t>::max();
+  int error_ = 0;
+};
+
+// Reads bytes [first, first + count) of the destination, which lie in one run.
+void read_piece(const Request& request, std::int64_t first, std::int64_t count, Failure& failure) {
+  const std::int64_t run = first / request.run_bytes;
+  const std::int64_t position = request.position + run * request.stride + (first - run * request.run_bytes);
+  for (std::int64_t done = 0; done < count;) {
+    const ssize_t received = pread(request.fd, request.out + first + done, static_cast<std::size_t>(count - done),
+                                   static_cast<off_t>(position + done));
+    if (received < 0 && errno == EINTR) continue;
+    if (received <= 0) return failure.note(first + done, received == 0 ? 0 : errno);
+    done += received;
+  }
+}
+
+void read_all(AddonInstance& instance, const Request& request, std::int64_t runs, Failure& failure) {
+  if (runs > 1) {
+    const Work work = {runs, 1, kCallNs + kByteNs * static_cast<double>(request.run_bytes)};
+    instance.parallel(work, [&](Range range, void*) {
+      for (std::int64_t run = range.begin; run < range.end && failure.none(); run++) {
+        read_piece(request, run * request.run_bytes, request.run_bytes, failure);
+      }
+    });
+    return;
+  }
+  const Work work = {(request.run_bytes + kPieceBytes - 1) / kPieceBytes, 1, kByteNs * kPieceBytes};
+  instance.parallel(work, [&](Range range, void*) {
+    for (std::int64_t piece = range.begin; piece < range.end && failure.none(); piece++) {
+      const std::int64_t first = piece * kPieceBytes;
+      read_piece(request, first, std::min(kPieceBytes, request.run_bytes - first), failure);
+    }
+  });
+}
+
+#endif  // SHARDLOOM_HAS_PREAD
+
+// Returns the bytes of the destination before the first that the file no longer has: all of them, if it is whole.
+napi_value read_runs(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "readRuns", 6);
+  const std::int64_t fd = arguments.integer("fd", 0, std::numeric_limits<std::int32_t>::max());
+  const std::int64_t position = arguments.integer("position", 0, kMaxPosition);
+  const std::int64_t run_bytes = arguments.integer("runBytes", 1, kMaxPosition);
+  const std::int64_t stride = arguments.integer("stride", 0, kMaxPosition);
+  const std::int64_t runs = arguments.integer("runs", 1, kMaxPosition);
+  const Bytes destination = arguments.bytes("destination");
+  const double wanted = static_cast<double>(run_bytes) * static_cast<double>(runs);
+  arguments.expect(wanted == static_cast<double>(destination.length),
+                   "expected a destination of %.17g bytes for %lld runs of %lld but received one of %zu", wanted,
+                   static_cast<long long>(runs), static_cast<long long>(run_bytes), destination.length);
+  const double end = static_cast<double>(position) + static_cast<double>(stride) * static_cast<double>(runs - 1) +
+                     static_cast<double>(run_bytes);
+  arguments.expect(end <= static_cast<double>(kMaxPosition), "expected runs that end before 2^53 but received %.17g", end);
+  if (!arguments.ok()) return nullptr;
+#if defined(SHARDLOOM_HAS_PREAD)
+  const Request request = {static_cast<int>(fd), position, run_bytes, stride, destination.data};
+  Failure failure;
+  read_all(arguments.instance(), request, runs, failure);
+  if (!failure.none() && failure.error() != 0) {
+    napi_throw_error(env, nullptr, std::strerror(failure.error()));
+    return nullptr;
+  }
+  const std::int64_t received = failure.none() ? static_cast<std::int64_t>(destination.length) : failure.at();
+  napi_value result = nullptr;
+  napi_create_int64(env, received, &result);
+  return result;
+#else
+  static_cast<void>(fd);
+  napi_throw_error(env, nullptr, "readRuns is not there on this system");
+  return nullptr;
+#endif
+}
+
+}  // namespace
+
+napi_status register_files(napi_env env, napi_value exports, AddonInstance* instance) {
+  const napi_property_descriptor methods[] = {
+      {"readRuns", nullptr, read_runs, nullptr, nullptr, nullptr, napi_enumerable, instance},
+  };
+  return napi_define_properties(env, exports, std::size(methods), methods);
+}
+
+}  // namespace shardloom
