@@ -10,6 +10,7 @@ import { describeMachine } from "./frame/machine.js";
 import { type BenchOptions, parseOptions, USAGE, UsageError } from "./frame/options.js";
 import { type BenchResult, RESULT_VERSION } from "./frame/result.js";
 import { formatResult } from "./frame/table.js";
+import { kernels } from "./kernels.js";
 import { predict } from "./predict.js";
 import { prefill } from "./prefill.js";
 
@@ -17,6 +18,7 @@ const benches: ReadonlyMap<string, Bench> = new Map([
   ["decode", decode],
   ["prefill", prefill],
   ["batch", batch],
+  ["kernels", kernels],
   ["predict", predict],
   ["allreduce", allreduce],
 ]);

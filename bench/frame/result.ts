@@ -76,7 +76,7 @@ export interface RowOptions {
   readonly better: Row["better"];
   readonly sampled: readonly Sampled[];
   /** What a median means beside the limit of the machine; null where there is none to compare with. */
-  readonly limitOf: (median: number) => LimitShare | null;
+  readonly limitOf: (median: number, contestant: string) => LimitShare | null;
   readonly validated: readonly string[];
 }
 
@@ -84,7 +84,7 @@ export interface RowOptions {
 export function makeRow({ subject, unit, better, sampled, limitOf, validated }: RowOptions): Row {
   const contestants = sampled.map(({ name, samples }): ContestantResult => {
     const summary = summarize(samples);
-    return { name, samples, ...summary, limit: limitOf(summary.median) };
+    return { name, samples, ...summary, limit: limitOf(summary.median, name) };
   });
   const ratios = sampled
     .filter(({ peer }) => !peer)
