@@ -13,7 +13,7 @@ import { seededRandom } from "./models/weight-types.js";
 import { relativeError } from "./operations/closeness.js";
 import { LINEAR_FORMATS, type LinearFormat, type MadeWeight } from "./operations/linear-formats.js";
 import { floats, zeros } from "./operations/random-tensors.js";
-import { threadCounts, useThreads } from "./operations/threads.js";
+import { threadCounts, threadsName, useThreads } from "./operations/threads.js";
 import { timeCalls } from "./operations/time-calls.js";
 
 const SIZE = 4096;
@@ -69,7 +69,7 @@ async function measure({ options, limits, report }: BenchContext, work: Work): P
   native.release(out);
   report(`${format.name}, ${count} rows`);
   const limitOf = (median: number, name: string): LimitShare | null => {
-    const which = name === nameOf(1) ? "one" : "all";
+    const which = name === threadsName(1) ? "one" : "all";
     return count <= FEW_ROWS
       ? shareOf("read", median, limits?.readGBs[which], "GB/s")
       : shareOf("f32 peak", median, limits?.fmaGflops[which], "GFLOP/s");
@@ -78,13 +78,11 @@ async function measure({ options, limits, report }: BenchContext, work: Work): P
     subject: { format: format.name, rows: count },
     unit: count <= FEW_ROWS ? "GB/s" : "GFLOP/s",
     better: "higher",
-    sampled: threads.map((n, index) => ({ name: nameOf(n), peer: false, samples: samples[index] ?? [] })),
+    sampled: threads.map((n, index) => ({ name: threadsName(n), peer: false, samples: samples[index] ?? [] })),
     limitOf,
     validated: [validated],
   });
 }
-
-const nameOf = (threads: number): string => (threads === 1 ? "1 thread" : `${threads} threads`);
 
 const sumOfBytes = (weights: readonly MadeWeight[]): number => weights.reduce((sum, { bytes }) => sum + bytes, 0);
 

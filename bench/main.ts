@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { measureLimits } from "../src/kernels/probe.js";
 import { allreduce } from "./allreduce.js";
+import { attention } from "./attention.js";
 import { batch } from "./batch.js";
 import { decode } from "./decode.js";
 import type { Bench } from "./frame/bench.js";
@@ -19,6 +20,7 @@ const benches: ReadonlyMap<string, Bench> = new Map([
   ["prefill", prefill],
   ["batch", batch],
   ["kernels", kernels],
+  ["attention", attention],
   ["predict", predict],
   ["allreduce", allreduce],
 ]);

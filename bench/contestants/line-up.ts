@@ -52,16 +52,18 @@ export async function withLineUp<T>(
   }
 }
 
-/** Samples of all contestants, in turns. */
+/** Samples of all contestants, in turns (frame/alternate.ts). */
 export async function sampleLineUp(
   { options, report }: BenchContext,
   { contestants }: LineUp,
   measure: Measure<Contestant>,
+  warmUp = true,
 ): Promise<Sampled[]> {
-  const samples = await alternate(contestants, options.rounds, async (contestant) => {
+  const sampleOne = async (contestant: Contestant): Promise<number> => {
     const sample = await measure(contestant);
     report(`${contestant.name}: ${sample.toPrecision(3)}`);
     return sample;
-  });
+  };
+  const samples = await alternate(contestants, options.rounds, sampleOne, warmUp);
   return contestants.map(({ name, peer }, index) => ({ name, peer, samples: samples[index] ?? [] }));
 }

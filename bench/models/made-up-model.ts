@@ -24,6 +24,13 @@ export const WEIGHT_MIXES: readonly WeightMix[] = [
   { name: "Q4_0+Q6_K", layers: "Q4_0", head: "Q6_K" },
 ];
 
+/** The mix of a name. Throws an Error for one that is none. */
+export function madeUpMix(name: string): WeightMix {
+  const mix = WEIGHT_MIXES.find((candidate) => candidate.name === name);
+  if (mix === undefined) throw new Error(`expected the name of a mix of weights but received ${name}`);
+  return mix;
+}
+
 const SEED = 20_260_101;
 /** Blocks are made once and repeat; a prime number of them, so that rows of no matrix are alike. */
 const POOL_BLOCKS: ReadonlyMap<number, number> = new Map([

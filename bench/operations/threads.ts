@@ -10,6 +10,9 @@ export function threadCounts(): number[] {
   return [...new Set([1, availableParallelism()])];
 }
 
+/** As tables have it. */
+export const threadsName = (threads: number): string => (threads === 1 ? "1 thread" : `${threads} threads`);
+
 /** Does nothing where the reference kernels compute, in one thread. */
 export function useThreads(threads: number): void {
   const native = nativeAddon();

@@ -1,0 +1,131 @@
+/**
+ * Attention: the kernel alone over contexts of several lengths, beside what the machine can read and multiply; then a
+ * whole model of few layers that reads a long prompt, beside the same model with a short one, and its peers.
+ */
+import type { FloatDType } from "../src/core/dtype.js";
+import { f32Of } from "../src/core/tensor.js";
+import type { Kernels } from "../src/kernels/kernels.js";
+import { createReferenceKernels } from "../src/kernels/reference.js";
+import { createKernels } from "../src/kernels/select.js";
+import { sampleLineUp, withLineUp } from "./contestants/line-up.js";
+import { alternate } from "./frame/alternate.js";
+import type { Bench, BenchContext, Measured } from "./frame/bench.js";
+import { type LimitShare, makeRow, type PeerStatus, type Row, shareOf } from "./frame/result.js";
+import { madeUpMix } from "./models/made-up-model.js";
+import { madeUpBenchModel } from "./models/model-store.js";
+import { LLAMA_1B_LAYERS } from "./models/shapes.js";
+import { seededRandom } from "./models/weight-types.js";
+import { type AttentionExtents, makeAttention } from "./operations/attention-case.js";
+import { relativeError } from "./operations/closeness.js";
+import { threadCounts, threadsName, useThreads } from "./operations/threads.js";
+import { timeCalls } from "./operations/time-calls.js";
+
+const SAMPLE_MS = 40;
+const SEED = 9;
+/** Heads of Llama-3.2-1B. */
+const HEADS = { heads: 32, kvHeads: 8, headSize: 64 };
+const CONTEXTS = [512, 4096, 16_384];
+const PREFILL_QUERIES = 512;
+const DTYPES: readonly FloatDType[] = ["f32", "bf16", "f16"];
+/** Caches rotate through more than any cache of the CPU holds. */
+const ROTATION_BYTES = 128 * 2 ** 20;
+const CHECKED = { context: 131, queries: 3, layers: 1 };
+const TOLERANCE = 1e-5;
+
+const SHORT_PROMPT = 512;
+const LONG_PROMPT = 16_384;
+
+export const attention: Bench = async (context) => {
+  const native = createKernels((message) => context.report(message));
+  const rows: Row[] = [];
+  for (const dtype of DTYPES) {
+    const validated = check(native, dtype);
+    for (const length of CONTEXTS) {
+      const decoding: AttentionExtents = { ...HEADS, context: length, queries: 1, dtype, layers: 1 };
+      rows.push(await measure(context, native, { ...decoding, layers: layersOf(decoding) }, validated));
+      const reading: AttentionExtents = { ...HEADS, context: length, queries: PREFILL_QUERIES, dtype, layers: 1 };
+      rows.push(await measure(context, native, reading, validated));
+    }
+  }
+  useThreads(1);
+  const whole = await wholeModel(context);
+  return { rows: [...rows, ...whole.rows], peers: whole.peers };
+};
+
+function layersOf({ kvHeads, headSize, context, dtype }: AttentionExtents): number {
+  const bytes = 2 * kvHeads * headSize * context * (dtype === "f32" ? 4 : 2);
+  return Math.ceil(ROTATION_BYTES / bytes);
+}
+
+async function measure(
+  { options, limits, report }: BenchContext,
+  native: Kernels,
+  extents: AttentionExtents,
+  validated: string,
+): Promise<Row> {
+  const { queries, dtype, context } = extents;
+  const made = makeAttention(native, extents, seededRandom(SEED));
+  const decoding = queries === 1;
+  const perCall = decoding ? made.bytes : made.flops;
+  const threads = threadCounts();
+  const samples = await alternate(threads, options.rounds, async (contestant) => {
+    useThreads(contestant);
+    return perCall / timeCalls(made.call, SAMPLE_MS) / 1e6;
+  });
+  made.release();
+  const part = decoding ? "decode" : `read ${queries}`;
+  report(`${part} over ${context} positions of ${dtype}`);
+  const limitOf = (median: number, name: string): LimitShare | null => {
+    const which = name === threadsName(1) ? "one" : "all";
+    return decoding
+      ? shareOf("read", median, limits?.readGBs[which], "GB/s")
+      : shareOf("f32 peak", median, limits?.fmaGflops[which], "GFLOP/s");
+  };
+  return makeRow({
+    subject: { what: `kernel, ${part}`, context, kv: dtype },
+    unit: decoding ? "GB/s" : "GFLOP/s",
+    better: "higher",
+    sampled: threads.map((n, index) => ({ name: threadsName(n), peer: false, samples: samples[index] ?? [] })),
+    limitOf,
+    validated: [validated],
+  });
+}
+
+/** Compares with the reference kernels. Throws an Error that says how far off the result is. */
+function check(native: Kernels, dtype: FloatDType): string {
+  const run = (kernels: Kernels): Float32Array => {
+    const made = makeAttention(kernels, { ...HEADS, ...CHECKED, dtype }, seededRandom(SEED));
+    made.call(0);
+    return f32Of(made.out.tensor);
+  };
+  const error = relativeError(run(native), run(createReferenceKernels()));
+  if (error <= TOLERANCE) return `within ${error.toPrecision(2)} of the reference kernels`;
+  throw new Error(
+    `attention over ${dtype}: expected results within ${TOLERANCE} of the reference but received ${error}`,
+  );
+}
+
+/** A short and a long prompt, and decoding after the long one. One round: each takes long enough to be steady. */
+async function wholeModel(context: BenchContext): Promise<Measured> {
+  const model = await madeUpBenchModel(LLAMA_1B_LAYERS, madeUpMix("Q4_0"), context.report);
+  const once = { ...context, options: { ...context.options, rounds: 1 } };
+  const decoding = { sequences: 1, contextTokens: LONG_PROMPT, tokens: 16 };
+  const capacity = { contextTokens: LONG_PROMPT + decoding.tokens + 16, sequences: 1 };
+  const rows: Row[] = [];
+  let peers: readonly PeerStatus[] = [];
+  await withLineUp(once, model, capacity, async (lineUp) => {
+    peers = lineUp.peers;
+    const subject = { kv: "default" };
+    const add = (what: string, length: number, sampled: Awaited<ReturnType<typeof sampleLineUp>>): void => {
+      const { validated } = lineUp;
+      const row = { subject: { what, context: length, ...subject }, unit: "tokens/s", better: "higher" } as const;
+      rows.push(makeRow({ ...row, sampled, limitOf: () => null, validated }));
+    };
+    const read = (tokens: number) => sampleLineUp(once, lineUp, (contestant) => contestant.prefill(tokens), false);
+    add("model, prefill", SHORT_PROMPT, await read(SHORT_PROMPT));
+    add("model, prefill", LONG_PROMPT, await read(LONG_PROMPT));
+    const decode = await sampleLineUp(once, lineUp, (contestant) => contestant.decode(decoding), false);
+    add("model, decode", LONG_PROMPT, decode);
+  });
+  return { rows, peers };
+}
