@@ -1,19 +1,15 @@
 /**
- * Attention: the kernel alone over contexts of several lengths, beside what the machine can read and multiply; then a
- * whole model of few layers that reads a long prompt, beside the same model with a short one, and its peers.
+ * The attention kernel over contexts of several lengths, decoding and reading a prompt, beside what the machine can read
+ * and multiply. Whole models at such lengths: `prefill --prompt 512,16384` and `decode --context 16384`.
  */
 import type { FloatDType } from "../src/core/dtype.js";
 import { f32Of } from "../src/core/tensor.js";
 import type { Kernels } from "../src/kernels/kernels.js";
 import { createReferenceKernels } from "../src/kernels/reference.js";
 import { createKernels } from "../src/kernels/select.js";
-import { sampleLineUp, withLineUp } from "./contestants/line-up.js";
 import { alternate } from "./frame/alternate.js";
-import type { Bench, BenchContext, Measured } from "./frame/bench.js";
-import { type LimitShare, makeRow, type PeerStatus, type Row, shareOf } from "./frame/result.js";
-import { madeUpMix } from "./models/made-up-model.js";
-import { madeUpBenchModel } from "./models/model-store.js";
-import { LLAMA_1B_LAYERS } from "./models/shapes.js";
+import type { Bench, BenchContext } from "./frame/bench.js";
+import { type LimitShare, makeRow, type Row, shareOf } from "./frame/result.js";
 import { seededRandom } from "./models/weight-types.js";
 import { type AttentionExtents, makeAttention } from "./operations/attention-case.js";
 import { relativeError } from "./operations/closeness.js";
@@ -32,9 +28,6 @@ const ROTATION_BYTES = 128 * 2 ** 20;
 const CHECKED = { context: 131, queries: 3, layers: 1 };
 const TOLERANCE = 1e-5;
 
-const SHORT_PROMPT = 512;
-const LONG_PROMPT = 16_384;
-
 export const attention: Bench = async (context) => {
   const native = createKernels((message) => context.report(message));
   const rows: Row[] = [];
@@ -48,8 +41,7 @@ export const attention: Bench = async (context) => {
     }
   }
   useThreads(1);
-  const whole = await wholeModel(context);
-  return { rows: [...rows, ...whole.rows], peers: whole.peers };
+  return { rows, peers: [] };
 };
 
 function layersOf({ kvHeads, headSize, context, dtype }: AttentionExtents): number {
@@ -82,7 +74,7 @@ async function measure(
       : shareOf("f32 peak", median, limits?.fmaGflops[which], "GFLOP/s");
   };
   return makeRow({
-    subject: { what: `kernel, ${part}`, context, kv: dtype },
+    subject: { what: part, context, kv: dtype },
     unit: decoding ? "GB/s" : "GFLOP/s",
     better: "higher",
     sampled: threads.map((n, index) => ({ name: threadsName(n), peer: false, samples: samples[index] ?? [] })),
@@ -103,29 +95,4 @@ function check(native: Kernels, dtype: FloatDType): string {
   throw new Error(
     `attention over ${dtype}: expected results within ${TOLERANCE} of the reference but received ${error}`,
   );
-}
-
-/** A short and a long prompt, and decoding after the long one. One round: each takes long enough to be steady. */
-async function wholeModel(context: BenchContext): Promise<Measured> {
-  const model = await madeUpBenchModel(LLAMA_1B_LAYERS, madeUpMix("Q4_0"), context.report);
-  const once = { ...context, options: { ...context.options, rounds: 1 } };
-  const decoding = { sequences: 1, contextTokens: LONG_PROMPT, tokens: 16 };
-  const capacity = { contextTokens: LONG_PROMPT + decoding.tokens + 16, sequences: 1 };
-  const rows: Row[] = [];
-  let peers: readonly PeerStatus[] = [];
-  await withLineUp(once, model, capacity, async (lineUp) => {
-    peers = lineUp.peers;
-    const subject = { kv: "default" };
-    const add = (what: string, length: number, sampled: Awaited<ReturnType<typeof sampleLineUp>>): void => {
-      const { validated } = lineUp;
-      const row = { subject: { what, context: length, ...subject }, unit: "tokens/s", better: "higher" } as const;
-      rows.push(makeRow({ ...row, sampled, limitOf: () => null, validated }));
-    };
-    const read = (tokens: number) => sampleLineUp(once, lineUp, (contestant) => contestant.prefill(tokens), false);
-    add("model, prefill", SHORT_PROMPT, await read(SHORT_PROMPT));
-    add("model, prefill", LONG_PROMPT, await read(LONG_PROMPT));
-    const decode = await sampleLineUp(once, lineUp, (contestant) => contestant.decode(decoding), false);
-    add("model, decode", LONG_PROMPT, decode);
-  });
-  return { rows, peers };
 }

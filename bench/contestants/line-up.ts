@@ -9,6 +9,9 @@ import { llamaCppStatus, startLlamaCpp } from "./llama-cpp.js";
 import { nodeLlamaCppStatus, startNodeLlamaCpp } from "./node-llama-cpp.js";
 import { type Setup, startShardloom } from "./shardloom.js";
 
+/** A prompt of so many tokens takes long enough to need no warm-up. */
+export const LONG_PROMPT = 4096;
+
 export interface LineUp {
   readonly contestants: readonly Contestant[];
   readonly peers: readonly PeerStatus[];

@@ -15,6 +15,10 @@ export interface BenchOptions {
   /** Threads of peers. */
   readonly threads: number;
   readonly rounds: number;
+  /** Tokens of prompts that are read. */
+  readonly prompts: readonly number[];
+  /** Tokens of the prompt before an answer. */
+  readonly context: number;
   /** Tokens of an answer. */
   readonly tokens: number;
   /** Whether node-llama-cpp and llama.cpp take part. */
@@ -34,6 +38,8 @@ export const USAGE = `usage: npm run bench -- BENCH [options]
   --threads N          threads of peers (default: the number of CPUs)
   --rounds N           samples of each contestant (default 5)
   --tokens N           tokens of each answer (default 64)
+  --prompt N,N         tokens of the prompts that \`prefill\` reads (default 128,512)
+  --context N          tokens of the prompt before each answer of \`decode\` (default 16)
   --no-peers           shardloom alone
   --llama-bench PATH   llama-bench of a build of llama.cpp, which then takes part (default: LLAMA_BENCH)
   --json FILE          writes the result there as well
@@ -55,10 +61,12 @@ export function parseOptions(args: readonly string[], benches: readonly string[]
     bench,
     models: values.model.map((name) => named("--model", name, SHAPES)),
     weights: values.weights.map((name) => named("--weights", name, WEIGHT_MIXES)),
-    tp: (values.tp ?? String(cpus)).split(",").map((text) => count("--tp", text)),
+    tp: counts("--tp", values.tp ?? String(cpus)),
     threads: count("--threads", values.threads ?? String(cpus)),
     rounds: count("--rounds", values.rounds),
     tokens: count("--tokens", values.tokens),
+    prompts: counts("--prompt", values.prompt),
+    context: count("--context", values.context),
     peers: !values["no-peers"],
     llamaBench: values["llama-bench"] ?? process.env["LLAMA_BENCH"] ?? null,
     json: values.json ?? null,
@@ -78,6 +86,8 @@ function parse(args: readonly string[]) {
         threads: { type: "string" },
         rounds: { type: "string", default: "5" },
         tokens: { type: "string", default: "64" },
+        prompt: { type: "string", default: "128,512" },
+        context: { type: "string", default: "16" },
         "no-peers": { type: "boolean", default: false },
         "llama-bench": { type: "string" },
         json: { type: "string" },
@@ -94,6 +104,10 @@ function named<T extends { readonly name: string }>(option: string, name: string
   if (found !== undefined) return found;
   const expected = known.map((candidate) => candidate.name).join(", ");
   throw new UsageError(`expected ${option} to be one of ${expected} but received ${JSON.stringify(name)}`);
+}
+
+function counts(option: string, text: string): number[] {
+  return text.split(",").map((part) => count(option, part));
 }
 
 function count(option: string, text: string): number {

@@ -124,6 +124,7 @@ describe("options of benches", () => {
       ["decode", "--tp", "0"],
       ["decode", "--rounds", "many"],
       ["decode", "--fast"],
+      ["prefill", "--prompt", "128,"],
     ];
     for (const args of wrong) assert.throws(() => parseOptions(args, benches), UsageError, args.join(" "));
   });
