@@ -20,9 +20,11 @@ import { type CapacityOptions, LEAST_CAPACITY, planCapacity } from "./engine/cap
 import { createEngine, type Engine } from "./engine/engine.js";
 import { type ModelPlan, planModel } from "./engine/model-plan.js";
 import { createKernels } from "./kernels/select.js";
+import { kernelSelection } from "./kernels/selection.js";
 import { dummyLoader } from "./loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "./loading/plugins.js";
 import { selectFamily } from "./models/registry.js";
+import { checkThreadsPerRank } from "./parallel/placement.js";
 import type { QuantizationChoice } from "./quantization/registry.js";
 import type { RankOptions } from "./rank/rank-options.js";
 
@@ -98,6 +100,16 @@ export interface LaunchOptions extends CapacityOptions {
   readonly revision?: string | undefined;
   /** Ranks, each a worker thread with its shard of the model. Default 1. */
   readonly tensorParallelSize?: number | undefined;
+  /**
+   * Threads that share the kernels of each rank. "auto", the default, shares the cores that the process may use (its
+   * affinity mask and its control group's quota) among the ranks. Answers do not depend on it.
+   */
+  readonly threadsPerRank?: number | "auto" | undefined;
+  /**
+   * Whether each thread keeps to a CPU of its own, near the memory of its rank. By default if the ranks use the whole
+   * machine and no other engine of this process is pinned; true whenever there are CPUs for all threads; false never.
+   */
+  readonly pinning?: boolean | undefined;
   /** Package names or paths. Those in SHARDLOOM_PLUGINS, separated by commas, are loaded as well. */
   readonly plugins?: readonly string[] | undefined;
   /** Name of a model loader; by default whichever recognizes the model. */
@@ -144,6 +156,8 @@ export interface LaunchOptions extends CapacityOptions {
  */
 export async function launch(options: LaunchOptions): Promise<Engine> {
   const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
+  const threadsPerRank = checkThreadsPerRank(options.threadsPerRank ?? "auto");
+  const pinning = checkPinning(options.pinning);
   const logger = createLogger(options.logLevel);
   const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
   const plugins = resolvePlugins(options.plugins ?? []);
@@ -161,6 +175,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     options.dtype === undefined || options.dtype === "auto" ? config.dtype : checkDtype("dtype", options.dtype);
   // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
   createKernels((message) => logger.warn(message));
+  logger.debug(kernelSelection(), "selected the kernels");
   const loadFormat = loader.format;
   const ranks: RankOptions = {
     path,
@@ -178,6 +193,8 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     config,
     plugins,
     logger,
+    threadsPerRank,
+    pinning,
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
     ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
     stepsInFlight: 2,
@@ -410,6 +427,15 @@ function choiceOf({
     `expected the name of a method as quantization beside quantizationOptions, which have ${JSON.stringify(option)}, but received none`,
     { option: "quantization", expected: "a method", received: "none" },
   );
+}
+
+function checkPinning(value: unknown): boolean | undefined {
+  if (value === undefined || typeof value === "boolean") return value;
+  throw new OptionError("INVALID_OPTION", `expected pinning to be a boolean but received ${describeValue(value)}`, {
+    option: "pinning",
+    expected: "boolean",
+    received: String(value),
+  });
 }
 
 function checkCount(option: string, value: unknown): number {

@@ -10,6 +10,7 @@ import {
   keyValue,
   oneOf,
   optionsOf,
+  threadCount,
   wholeNumber,
   worldSize,
 } from "./option-values.js";
@@ -38,6 +39,8 @@ export interface QuantizationFlags {
 /** The same of a model that is run. */
 export interface ModelFlags extends SourceFlags, QuantizationFlags {
   readonly tp: number;
+  readonly threadsPerRank: number | "auto";
+  readonly pinning: boolean;
   readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
   readonly kvCacheBytes?: number;
   readonly maxModelLen?: number;
@@ -47,12 +50,15 @@ export interface ModelFlags extends SourceFlags, QuantizationFlags {
 /** Flags of a model that is run. */
 export function addModelOptions(command: Command): void {
   addQuantizationOptions(
-    addModel(command).option(
-      "--tp <ranks>",
-      "tensor-parallel ranks, each a thread with its part of the model",
-      worldSize("--tp"),
-      1,
-    ),
+    addModel(command)
+      .option("--tp <ranks>", "tensor-parallel ranks, each a thread with its part of the model", worldSize("--tp"), 1)
+      .option(
+        "--threads-per-rank <threads>",
+        "threads that share the work of a rank; auto: the cores over the ranks",
+        threadCount("--threads-per-rank"),
+        "auto" as const,
+      )
+      .option("--no-pinning", "let threads run on any CPU also where the ranks use the whole machine"),
   )
     .option("--kv-cache-dtype <type>", "f32, bf16, f16", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
     .option("--kv-cache-bytes <n>", "memory for the KV cache over all ranks", wholeNumber("--kv-cache-bytes", 1))
@@ -121,6 +127,8 @@ export function launchOptionsOf(flags: ModelFlags): LaunchOptions {
     model: flags.model,
     revision: flags.revision,
     tensorParallelSize: flags.tp,
+    threadsPerRank: flags.threadsPerRank,
+    ...(flags.pinning ? {} : { pinning: false }),
     dtype: flags.dtype,
     quantization: flags.quantization,
     quantizationOptions: optionsOf(flags.quantizationOption),

@@ -2,6 +2,7 @@
 import { OptionError } from "../core/errors.js";
 import type { JsonObject, JsonValue } from "../core/json.js";
 import { checkWorldSize } from "../core/rank.js";
+import { MAX_THREADS_PER_RANK } from "../parallel/placement.js";
 
 /** A whole number in decimal digits. Throws OptionError `INVALID_OPTION`. */
 export function wholeNumber(flag: string, least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
@@ -38,6 +39,15 @@ export function oneOf<Word extends string>(flag: string, words: readonly Word[])
 /** A number of ranks. Throws OptionError `INVALID_WORLD_SIZE`. */
 export function worldSize(flag: string): (text: string) => number {
   return (text) => checkWorldSize(/^\d+$/.test(text) ? Number(text) : JSON.stringify(text), flag);
+}
+
+/** A number of threads, or auto. Throws OptionError `INVALID_OPTION`. */
+export function threadCount(flag: string): (text: string) => number | "auto" {
+  return (text) => {
+    const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+    if (text === "auto" || (value >= 1 && value <= MAX_THREADS_PER_RANK)) return text === "auto" ? text : value;
+    throw invalid(flag, `auto or a whole number from 1 to ${MAX_THREADS_PER_RANK}`, text);
+  };
 }
 
 /** Token ids between commas or spaces. Throws OptionError `INVALID_TOKEN_ID`. */

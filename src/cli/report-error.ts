@@ -8,6 +8,8 @@ import { oneLine, printable } from "./terminal-text.js";
 /** Options of the API whose names differ from the flags that set them. */
 const FLAGS: ReadonlyMap<string, string> = new Map([
   ["tensorParallelSize", "--tp"],
+  ["threadsPerRank", "--threads-per-rank"],
+  ["pinning", "--no-pinning"],
   ["maxModelLength", "--max-model-len"],
   ["kvCacheBytes", "--kv-cache-bytes"],
   ["kvCacheDtype", "--kv-cache-dtype"],

@@ -3,7 +3,6 @@
  * shape of src/engine/executor.ts; the two folders do not import each other). It knows what a step costs to signal and
  * nothing of what is in it.
  */
-import { availableParallelism } from "node:os";
 import { type CollectiveRegion, createRegion } from "../collectives/region.js";
 import { abortRegion } from "../collectives/shared-memory.js";
 import { RequestError } from "../core/errors.js";
@@ -19,6 +18,7 @@ import { Step, type StepLimits, type Steps } from "../rank/step.js";
 import { CoordinatorChannel, STEP_RUN, STEP_STOP } from "../rank/step-channel.js";
 import { startTimeout, stepTimeout } from "./rank-errors.js";
 import { RankGroup, ranksClosed } from "./rank-group.js";
+import { type GroupPlaces, placeGroup, type ThreadOptions } from "./rank-places.js";
 import type { ThreadEntry } from "./rank-thread.js";
 import { type RankProgress, StartWatch } from "./start-watch.js";
 import { type CoordinatorTimeouts, timeoutsWithDefaults } from "./timeouts.js";
@@ -28,7 +28,7 @@ export type { CoordinatorTimeouts, RankProgress, ThreadEntry };
 /** How long an idle rank spins for the next step before it sleeps, if it has a core to itself. */
 const SPIN_MS = 0.05;
 
-export interface CoordinatorOptions {
+export interface CoordinatorOptions extends ThreadOptions {
   /** What every rank is told. */
   readonly ranks: RankOptions;
   /** The model's config, as its family parsed it. */
@@ -67,9 +67,9 @@ interface SharedMemory {
 
 /**
  * Starts all ranks. Resolves when they are loaded and serve steps. Rejects, when nothing of any rank is left, with
- * - OptionError `INVALID_WORLD_SIZE` or `INVALID_TIMEOUT`;
+ * - OptionError `INVALID_WORLD_SIZE`, `INVALID_TIMEOUT` or, for what is no number of threads, `INVALID_OPTION`;
  * - the error of the rank that failed first: PluginError, CheckpointError, ..., naming the rank;
- * - RankError `RANK_START_FAILED`, `RANK_EXITED` (a thread ended by itself) or `RANK_TIMEOUT` (it got no further);
+ * - RankError `RANK_START_FAILED`, `THREADS_UNAVAILABLE`, `RANK_EXITED` (a thread ended by itself) or `RANK_TIMEOUT` (it got no further);
  * - RequestError `CANCELLED` after `signal`.
  */
 export async function startCoordinator(options: CoordinatorOptions): Promise<Coordinator> {
@@ -83,6 +83,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
     region: worldSize === 1 ? null : createRegion({ worldSize }),
     profile: options.profileSteps === true ? createStepProfile(worldSize) : null,
   };
+  const places = placeGroup(worldSize, options);
+  const { threadsPerRank, pinning, reason } = places.placement;
+  logger.info({ ranks: worldSize, threadsPerRank, pinning, reason }, "placed the threads of the ranks");
   const interrupt = (): void => interruptRanks(shared);
   // A thread that waits in native code for another one that is gone already would hold up the exit of the process.
   process.on("exit", interrupt);
@@ -94,6 +97,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
     ended: () => {
       process.off("exit", interrupt);
       shared.channel.close();
+      places.release();
     },
   });
   const watch = new StartWatch({
@@ -107,7 +111,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   const cancel = (): void => group.fail(cancelled(signal));
   signal?.addEventListener("abort", cancel, { once: true });
   try {
-    const reports = await group.start(rankInits(options, shared, timeouts, logger));
+    const reports = await group.start(rankInits(options, shared, timeouts, places, logger));
     return new Coordinator(options, shared, group, timeouts, reports);
   } finally {
     signal?.removeEventListener("abort", cancel);
@@ -217,14 +221,16 @@ function rankInits(
   options: CoordinatorOptions,
   shared: SharedMemory,
   timeouts: CoordinatorTimeouts,
+  { threads, placement }: GroupPlaces,
   logger: Logger,
 ): readonly RankInit[] {
   const { loadProfileOriginMs } = options;
   const { worldSize } = options.ranks;
-  const spinMs = worldSize <= availableParallelism() ? SPIN_MS : 0;
+  const spinMs = worldSize <= placement.cpus ? SPIN_MS : 0;
   const [first, ...others] = shared.steps;
-  return Array.from({ length: worldSize }, (_, rank) => ({
+  return threads.map((own, rank) => ({
     rank,
+    threads: own,
     options: options.ranks,
     plugins: options.plugins ?? [],
     steps: [first.handle, ...others.map(({ handle }) => handle)],

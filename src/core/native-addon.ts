@@ -36,6 +36,12 @@ export interface NativeAddon {
    * more threads or memory.
    */
   setThreads(threads: number, spinMicros: number, yieldMicros: number): void;
+  /**
+   * Keeps all of `threads` to the CPUs, i32 ids of the system's as bytes: thread i to `cpus[i]` alone with `each` = 1, else
+   * every thread to all of them. Memory they touch first lies on the NUMA node, unless that is -1 or the system forbids it.
+   * False where the system does not keep threads to CPUs, or refuses; some of them may be kept then.
+   */
+  placeThreads(cpus: Uint8Array, each: 0 | 1, node: number): boolean;
 
   // probes: see src/kernels/probe.ts
   /** Instruction set that the probes of arithmetic use: the best of this CPU, whatever kernels use. */

@@ -17,6 +17,7 @@ import { profiledStep } from "./profiled-step.js";
 import type { CheckpointInterceptor } from "./rank-model.js";
 import type { RankProgram } from "./rank-server.js";
 import type { RankInit } from "./rank-service.js";
+import { applyThreads } from "./rank-threads.js";
 import { Step, type Steps } from "./step.js";
 
 /** What stands between a rank and others, its weights and its memory. In production nothing does. */
@@ -42,6 +43,7 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
       const plain = createKernels((message) => {
         logger.debug(message);
       });
+      if (plain.backend === "native") applyThreads(init.threads, logger);
       const recorder = init.profile === null ? null : new StepRecorder(init.profile, init.rank);
       const kernels = recorder === null ? plain : profiledKernels(plain, recorder);
       const seams = seamsOf?.(init);
@@ -69,9 +71,10 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
 }
 
 function createCollective(init: RankInit, kernels: Kernels, seams: RankSeams | undefined): Collective {
-  const { region, rank, collectiveTimeoutMs: timeoutMs, verifyCollectives } = init;
+  const { region, rank, collectiveTimeoutMs: timeoutMs, verifyCollectives, threads } = init;
   const native = kernels.backend === "native";
-  const sound = region === null ? singleRank : createSharedMemoryCollective(region, rank, { timeoutMs, native });
+  const options = { timeoutMs, native, waiting: threads.waiting };
+  const sound = region === null ? singleRank : createSharedMemoryCollective(region, rank, options);
   const used = seams?.collective(sound) ?? sound;
   if (!verifyCollectives || region === null) return used;
   return verifiedCollective(used, (tensor) => kernels.bind(tensor), sound);

@@ -9,6 +9,7 @@ import { type TransferableError, toTransferable } from "../core/errors.js";
 import type { StepProfileHandle } from "../core/step-profile-memory.js";
 import type { RankReport } from "./model-runner.js";
 import type { RankOptions } from "./rank-options.js";
+import type { RankThreads } from "./rank-threads.js";
 import type { StepHandle } from "./step.js";
 import type { StepChannelHandle } from "./step-channel.js";
 
@@ -34,6 +35,7 @@ export interface RankInit {
   readonly collectiveTimeoutMs: number;
   /** Whether ranks compare what every collective left them with. */
   readonly verifyCollectives: boolean;
+  readonly threads: RankThreads;
   /** How long the rank spins for the next step before it sleeps. */
   readonly spinMs: number;
   readonly logLevel: string;

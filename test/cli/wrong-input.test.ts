@@ -77,6 +77,8 @@ describe("wrong input ends with one line that says what was expected, and a docu
       ["--kv-cache-dtype", "auto"],
       ["--kv-cache-bytes", "1GB"],
       ["--max-model-len", "0"],
+      ["--threads-per-rank", "0"],
+      ["--threads-per-rank", "all"],
     ].map(([flag = "", value = ""]) => ({
       what: `${flag} ${value}`,
       args: () => generate(flag, value),

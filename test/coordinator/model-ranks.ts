@@ -11,7 +11,7 @@ const BLOCKS = 16;
 export async function startModelRanks(
   path: string,
   worldSize: number,
-  options: Pick<CoordinatorOptions, "plugins" | "timeouts"> = {},
+  options: Pick<CoordinatorOptions, "plugins" | "timeouts" | "threadsPerRank" | "pinning"> = {},
 ): Promise<Coordinator> {
   const loader = createRegistries().modelLoaders.select(path);
   const description = await loader.describe(path);

@@ -7,7 +7,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import { CheckpointError, PluginError, RankError } from "../../src/core/errors.js";
 import { decodeGreedily, startModelRanks } from "./model-ranks.js";
-import { type ThreadCount, watchThreads } from "./threads.js";
+import { helperThreads, helperThreadsAre, type ThreadCount, watchThreads } from "./threads.js";
 
 const fixtures = fileURLToPath(new URL("../../../test/fixtures/tiny/", import.meta.url));
 const llama = join(fixtures, "llama", "bf16");
@@ -47,8 +47,8 @@ describe("ranks with a model", () => {
     assert.equal(threads.alive, 0, "threads are left behind");
   });
 
-  async function expectGolden(model: string, worldSize: number): Promise<void> {
-    const coordinator = await startModelRanks(join(fixtures, model), worldSize);
+  async function expectGolden(model: string, worldSize: number, threadsPerRank?: number): Promise<void> {
+    const coordinator = await startModelRanks(join(fixtures, model), worldSize, { threadsPerRank });
     try {
       for (const { promptIds, generatedIds } of goldenOf(model).prompts) {
         const answer = await decodeGreedily(coordinator, promptIds, generatedIds.length);
@@ -69,6 +69,22 @@ describe("ranks with a model", () => {
     it(`answer the tokens that transformers computes: ${model} on ${worldSize} thread(s)`, () =>
       expectGolden(model, worldSize));
   }
+
+  for (const [worldSize, threadsPerRank] of [
+    [1, 3],
+    [2, 2],
+  ] as const) {
+    it(`answer the same with ${threadsPerRank} threads each on ${worldSize} rank(s), and leave none of them`, async () => {
+      const before = helperThreads();
+      await expectGolden("llama/bf16", worldSize, threadsPerRank);
+      await helperThreadsAre(before);
+    });
+  }
+
+  it("refuse a number of threads that makes no sense, before any of them starts", async () => {
+    await assert.rejects(startModelRanks(llama, 1, { threadsPerRank: 0 }), { code: "INVALID_OPTION" });
+    assert.equal(threads.started, 0);
+  });
 
   it("answer the same on the reference kernels, meeting in TypeScript", () =>
     withEnvironment("SHARDLOOM_KERNELS", "reference", () => expectGolden("llama-uneven/bf16", 2)));

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { setImmediate } from "node:timers/promises";
+import { existsSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import type { FloatDType } from "../../src/core/dtype.js";
 import { bytesOf, type Tensor } from "../../src/core/tensor.js";
 import type { Kernels } from "../../src/kernels/kernels.js";
+import { helperThreads, helperThreadsAre } from "../coordinator/threads.js";
 import { bitsOf, forEachIsa, integers, loadedAddon, Random, scoped, zeros } from "./tensors.js";
 
 const addon = loadedAddon();
@@ -220,32 +220,30 @@ describe("kernels on several threads", () => {
     assert.equal(addon.threads, 1);
   });
 
+  it("keep to the CPUs that they are given, or say that the system does not let them", () => {
+    const cpus = (...ids: number[]): Uint8Array => new Uint8Array(Int32Array.from(ids).buffer);
+    addon.setThreads(2, 0, 0);
+    assert.throws(() => addon.placeThreads(cpus(0), 1, -1), /CPUs of 2 threads/);
+    assert.throws(() => addon.placeThreads(cpus(), 0, -1), RangeError);
+    assert.throws(() => addon.placeThreads(cpus(-1), 0, -1), /ids of CPUs/);
+    assert.throws(() => addon.placeThreads(new Uint8Array(3), 0, -1), RangeError);
+    // No machine has this one.
+    assert.equal(addon.placeThreads(cpus(65_000), 0, -1), false);
+  });
+
   it("end with the thread that they belong to, whether it returns or is terminated", async function () {
     if (!existsSync("/proc/self/task")) this.skip();
-    const before = helpers();
+    const before = helperThreads();
     for (const end of ["return", "terminate"]) {
       const worker = new Worker(new URL("./threads-worker.js", import.meta.url), { workerData: { threads: 4, end } });
       const exited = once(worker, "exit");
       await once(worker, "message");
       if (end === "terminate") {
-        assert.equal(helpers(), before + 3);
+        await helperThreadsAre(before + 3);
         await worker.terminate();
       }
       await exited;
-      // The system may list a thread that has been waited for a moment longer.
-      while (helpers() > before) await setImmediate();
+      await helperThreadsAre(before);
     }
   });
 });
-
-/** Threads of this process that share the calls of kernels. */
-function helpers(): number {
-  const names = readdirSync("/proc/self/task").map((id) => {
-    try {
-      return readFileSync(`/proc/self/task/${id}/comm`, "utf8").trim();
-    } catch {
-      return ""; // it has ended
-    }
-  });
-  return names.filter((name) => name === "shardloom").length;
-}

@@ -1,0 +1,48 @@
+/** The threads of a group of ranks: how many each gets and where they run, kept apart from other groups of this process. */
+import { waitingPolicy } from "../collectives/shared-memory.js";
+import { type MachineTopology, readTopology } from "../core/machine-topology.js";
+import { checkThreadsPerRank, type Placement, placeRanks } from "../parallel/placement.js";
+import type { RankThreads } from "../rank/rank-threads.js";
+
+export interface ThreadOptions {
+  /** Threads of each rank. By default, and with "auto", ranks share the cores. */
+  readonly threadsPerRank?: number | "auto" | undefined;
+  /** Whether threads keep to CPUs of their own; see PlacementRequest. */
+  readonly pinning?: boolean | undefined;
+  /** The machine: tests have others. */
+  readonly topology?: MachineTopology | undefined;
+}
+
+export interface GroupPlaces {
+  readonly placement: Placement;
+  /** What each rank is told. */
+  readonly threads: readonly RankThreads[];
+  /** To be called when the group has ended: its CPUs are free again. */
+  release(): void;
+}
+
+/** Whether a group of this process keeps its threads to CPUs: a second one must not be put onto the same. */
+let occupied = false;
+
+/** Places a group, as placeRanks does, or throws OptionError `INVALID_OPTION`. Ranks on more threads than CPUs yield to each other where others spin. */
+export function placeGroup(ranks: number, options: ThreadOptions): GroupPlaces {
+  const { pinning, topology = readTopology() } = options;
+  const threadsPerRank = checkThreadsPerRank(options.threadsPerRank ?? "auto");
+  const placement = placeRanks(topology, { ranks, threadsPerRank, pinning, occupied });
+  const pinned = placement.pinning !== "none";
+  if (pinned) occupied = true;
+  const waiting = waitingPolicy(ranks * placement.threadsPerRank, placement.cpus);
+  return {
+    placement,
+    threads: placement.places.map(({ cpus, node }) => ({
+      count: placement.threadsPerRank,
+      cpus,
+      each: placement.pinning === "threads",
+      node,
+      waiting,
+    })),
+    release: () => {
+      if (pinned) occupied = false;
+    },
+  };
+}
