@@ -25,13 +25,18 @@ struct Linear {
   static constexpr int kTileOutputs = 4;
   // From this many rows on, decoding into a panel pays.
   static constexpr std::int64_t kPanelFromRows = V::kRegisters == 32 ? 48 : 32;
+  // From this many rows on, kBandOutputs outputs of each stream take a chunk before any of them takes the next one, so that
+  // the chunk of x stays in the L1 cache. With fewer rows, weights had better be read in order.
+  static constexpr std::int64_t kBandFromRows = V::kRegisters == 32 ? 3 : kTileRows + 1;
+  static constexpr std::int64_t kBandOutputs = 64;
   // Panel rows start a cache line apart from a power of two, so that they do not compete for the same cache sets.
   static constexpr std::int64_t kPanelStride = kChunk + 16;
   static constexpr std::int64_t kPanelRows = V::kRegisters == 32 ? 120 : 64;
   static_assert(kPanelRows * kPanelStride * sizeof(float) <= kWorkspaceBytes);
   static constexpr std::int64_t kLineBytes = 64;
-  // How far ahead weights are read from memory, and from a panel.
-  static constexpr int kMemoryAheadBytes = 4096;
+  // How far ahead weights are read from memory, and from a panel. Streams often stand a multiple of 4096 bytes apart, so
+  // what is ahead shares the sets of the L1 cache with what is in use: 4096 bytes ahead, they push each other out.
+  static constexpr int kMemoryAheadBytes = 2048;
   static constexpr int kPanelAheadBytes = 256;
 
   template <class T>
@@ -66,13 +71,17 @@ struct Linear {
     std::int64_t inputs;
   };
 
-  // Where the weights of a tile are: rows `stride` elements apart, which belong to outputs `step` apart.
+  // Where the weights of a tile are: rows `stride` elements apart, which belong to outputs `step` apart. The same inputs
+  // of the next output are `next_row` elements further.
   template <class T>
   struct Source {
     const T* weights;
     std::int64_t stride;
     std::int64_t step;
+    std::int64_t next_row;
   };
+  // Instead of a distance in bytes: the same inputs of the next output are read ahead.
+  static constexpr int kNextRow = 0;
 
   // sums[m * N + n] = dot product of the chunk of row m of x with weight row n.
   template <int M, int N, int kAheadBytes, class T>
@@ -85,6 +94,7 @@ struct Linear {
     repeat<M>([&](auto m) { x_rows[m] = x + m * x_stride; });
     repeat<N>([&](auto n) { w_rows[n] = source.weights + n * source.stride; });
     repeat<sum_slots(M * N)>([&](auto i) { acc[i] = V::zero(); });
+    const std::int64_t ahead = kAheadBytes == kNextRow ? source.next_row : elements_of<T>(kAheadBytes);
     // One vector of inputs, loaded by `load`.
     const auto step = [&](std::int64_t k, auto load) __attribute__((always_inline)) {
       V in[M];
@@ -97,7 +107,7 @@ struct Linear {
     const auto whole = [](auto* p) { return V::load(p); };
     std::int64_t k = 0;
     for (; k + kLine <= inputs; k += kLine) {
-      repeat<N>([&](auto n) { __builtin_prefetch(w_rows[n] + k + elements_of<T>(kAheadBytes)); });
+      repeat<N>([&](auto n) { __builtin_prefetch(w_rows[n] + k + ahead); });
       repeat<kLine / V::kLanes>([&](auto i) { step(k + i * V::kLanes, whole); });
     }
     for (; k + V::kLanes <= inputs; k += V::kLanes) step(k, whole);
@@ -153,16 +163,22 @@ struct Linear {
     }
   }
 
-  // All rows of x by N outputs that are `step` apart, over all inputs.
-  template <int N, class T>
-  static void few_rows_tile(const LinearArgs& args, std::int64_t output, std::int64_t step) {
+  // All rows of x by N outputs that are `step` apart, over the chunk that begins at `input`.
+  template <int N, int kAheadBytes, class T>
+  static void few_rows_tile(const LinearArgs& args, std::int64_t output, std::int64_t step, std::int64_t input) {
+    const T* w = static_cast<const T*>(args.weight) + output * args.inputs + input;
+    const Source<T> source = {w, step * args.inputs, step, args.inputs};
+    for_each_row_tile(args, [&](std::int64_t row, std::int64_t rows) {
+      const Tile tile = {row, rows, output, input, chunk_at(args, input)};
+      add_rows<kTileRows, N, 0, kAheadBytes>(args, tile, source);
+    });
+  }
+
+  // Outputs [begin, end) of each of kTileOutputs streams that are `step` apart.
+  template <int kAheadBytes, class T>
+  static void band(const LinearArgs& args, std::int64_t begin, std::int64_t end, std::int64_t step) {
     for_each_chunk(args, [&](std::int64_t k) {
-      const T* w = static_cast<const T*>(args.weight) + output * args.inputs + k;
-      const Source<T> source = {w, step * args.inputs, step};
-      for_each_row_tile(args, [&](std::int64_t row, std::int64_t rows) {
-        const Tile tile = {row, rows, output, k, chunk_at(args, k)};
-        add_rows<kTileRows, N, 0, kMemoryAheadBytes>(args, tile, source);
-      });
+      for (std::int64_t n = begin; n < end; n++) few_rows_tile<kTileOutputs, kAheadBytes, T>(args, n, step, k);
     });
   }
 
@@ -170,8 +186,18 @@ struct Linear {
   template <class T>
   static void few_rows(const LinearArgs& args, Range outputs) {
     const std::int64_t step = (outputs.end - outputs.begin) / kTileOutputs;
-    for (std::int64_t i = 0; i < step; i++) few_rows_tile<kTileOutputs, T>(args, outputs.begin + i, step);
-    for (std::int64_t n = outputs.begin + kTileOutputs * step; n < outputs.end; n++) few_rows_tile<1, T>(args, n, 1);
+    const std::int64_t streams_end = outputs.begin + step;
+    if (args.rows < kBandFromRows || args.rows > kTileRows) {
+      for (std::int64_t n = outputs.begin; n < streams_end; n++) band<kMemoryAheadBytes, T>(args, n, n + 1, step);
+    } else {
+      for (std::int64_t n = outputs.begin; n < streams_end; n += kBandOutputs) {
+        const std::int64_t end = n + kBandOutputs < streams_end ? n + kBandOutputs : streams_end;
+        band<kNextRow, T>(args, n, end, step);
+      }
+    }
+    for (std::int64_t n = outputs.begin + kTileOutputs * step; n < outputs.end; n++) {
+      for_each_chunk(args, [&](std::int64_t k) { few_rows_tile<1, kMemoryAheadBytes, T>(args, n, 1, k); });
+    }
   }
 
   // Decodes `count` weights of one row to f32, reading ahead in the row that comes two later.
@@ -205,7 +231,7 @@ struct Linear {
   static void multiply_panel(const LinearArgs& args, const float* panel, Range outputs, std::int64_t input) {
     for_each_row_tile(args, [&](std::int64_t row, std::int64_t rows) {
       Tile tile = {row, rows, outputs.begin, input, chunk_at(args, input)};
-      Source<float> source = {panel, kPanelStride, 1};
+      Source<float> source = {panel, kPanelStride, 1, kPanelStride};
       for (; tile.output + kTileOutputs <= outputs.end; tile.output += kTileOutputs) {
         add_rows<kTileRows, kTileOutputs, 1, kPanelAheadBytes>(args, tile, source);
         source.weights += kTileOutputs * kPanelStride;
