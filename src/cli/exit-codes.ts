@@ -22,6 +22,9 @@ export const EXIT_PLUGIN = 4;
 /** A rank or a collective failed, memory ran out, or results could not be written. */
 export const EXIT_RUNTIME = 5;
 
+/** What was measured exceeds a limit that the command line sets. */
+export const EXIT_LIMIT = 6;
+
 /** Signals a command ends on, and the exit codes that shells know for them. */
 export const SIGNAL_EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
 
@@ -31,6 +34,7 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof OptionError || error instanceof RequestError) return EXIT_USAGE;
   if (error instanceof CheckpointError || error instanceof UnsupportedError) return EXIT_MODEL;
   if (error instanceof PartitionError) return EXIT_MODEL;
+  if (error.code === "LOAD_SKEW") return EXIT_LIMIT;
   if (error instanceof PluginError) return EXIT_PLUGIN;
   return EXIT_RUNTIME;
 }

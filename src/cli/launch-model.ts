@@ -13,7 +13,7 @@ export interface LaunchedModel {
 export async function launchModel(
   flags: ModelFlags,
   signal: AbortSignal,
-  options: Pick<LaunchOptions, "profileSteps"> = {},
+  options: Pick<LaunchOptions, "profileSteps" | "loadProfile"> = {},
 ): Promise<LaunchedModel> {
   const startedAt = performance.now();
   const plugins = pluginsOf(flags);

@@ -29,11 +29,20 @@ export class Output {
    * Writes text and resolves when the stream has taken it. On a terminal, control characters that a model may produce
    * show as escapes. Once the reader has gone, nothing is written any more. Throws ShardloomError `OUTPUT_FAILED`.
    */
-  async write(text: string): Promise<void> {
+  write(text: string): Promise<void> {
+    return this.#write(this.isTerminal ? printable(text) : text);
+  }
+
+  /** Writes text whose control characters are our own, colours for instance: nothing in it may come from others as it is. */
+  writeStyled(text: string): Promise<void> {
+    return this.#write(text);
+  }
+
+  async #write(text: string): Promise<void> {
     if (this.#closed || text === "") return;
     this.#lineOpen = !text.endsWith("\n");
     const error = await new Promise<Error | null>((resolve) => {
-      this.#stream.write(this.isTerminal ? printable(text) : text, (failure) => resolve(failure ?? null));
+      this.#stream.write(text, (failure) => resolve(failure ?? null));
     });
     if (error === null) return;
     this.#closed = true;

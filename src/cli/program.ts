@@ -6,6 +6,7 @@ import type { CommandContext } from "./context.js";
 import { addGenerateCommand } from "./generate.js";
 import { readPackageManifest } from "./package-manifest.js";
 import { addPlanCommand } from "./plan.js";
+import { addProfileCommand } from "./profile.js";
 import { addQuantizeCommand } from "./quantize.js";
 import { addScoreCommand } from "./score.js";
 import { addShardCommand } from "./shard.js";
@@ -32,6 +33,7 @@ Exit codes:
   3  a model that is missing, damaged, not supported, or cannot be split into that many ranks
   4  a plugin that is missing, broken, or in conflict with another
   5  a rank or a collective failed, memory ran out, or results could not be written
+  6  a limit that the command line sets is exceeded (profile --max-skew)
   130, 143  ended by SIGINT, SIGTERM
 
 Errors are one line on stderr, shardloom: error[CODE]: message; docs/errors.md lists the codes.`;
@@ -49,6 +51,7 @@ export function createProgram(context: CommandContext): Command {
   addChatCommand(program, context);
   addScoreCommand(program, context);
   addPlanCommand(program, context);
+  addProfileCommand(program, context);
   addQuantizeCommand(program, context);
   addBenchCommand(program, context);
   addShardCommand(program, context);

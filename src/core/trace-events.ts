@@ -4,7 +4,7 @@
  *
  * The document: `traceEvents` holds, for each track, a `thread_name` and a `thread_sort_index` event, then a complete
  * event (`ph: "X"`) a slice, ordered by start; `ts` and `dur` are microseconds. `pid` is always 0, `tid` the track's id.
- * Slices of a track nest by time. `otherData` holds `format`, `version` and what its writer adds.
+ * Slices of a track nest by time. Counters follow (`ph: "C"`), a curve for each name. `otherData` holds `format`, `version` and what its writer adds.
  */
 
 export const TRACE_FORMAT = "shardloom-trace";
@@ -31,6 +31,13 @@ export interface TraceSlice {
   readonly args?: Readonly<Record<string, TraceValue>>;
 }
 
+/** A value from a time on. Counters of one name are drawn as one curve. */
+export interface TraceCounter {
+  readonly name: string;
+  readonly timeUs: number;
+  readonly value: number;
+}
+
 export interface TraceMetadataEvent {
   readonly ph: "M";
   readonly name: "thread_name" | "thread_sort_index";
@@ -50,18 +57,27 @@ export interface TraceSliceEvent {
   readonly args?: Readonly<Record<string, TraceValue>>;
 }
 
+export interface TraceCounterEvent {
+  readonly ph: "C";
+  readonly name: string;
+  readonly pid: number;
+  readonly ts: number;
+  readonly args: { readonly value: number };
+}
+
 /** Plain data: `JSON.stringify` makes the file. */
 export interface TraceDocument {
-  readonly traceEvents: readonly (TraceMetadataEvent | TraceSliceEvent)[];
+  readonly traceEvents: readonly (TraceMetadataEvent | TraceSliceEvent | TraceCounterEvent)[];
   readonly displayTimeUnit: "ms";
   readonly otherData: Readonly<Record<string, TraceValue>>;
 }
 
-/** A document of these tracks, shown in this order, and slices. */
+/** A document of these tracks, shown in this order, slices, and counters. */
 export function traceDocument(
   tracks: readonly TraceTrack[],
   slices: readonly TraceSlice[],
   about: Readonly<Record<string, TraceValue>> = {},
+  counters: readonly TraceCounter[] = [],
 ): TraceDocument {
   const names = tracks.flatMap(({ id, name }, index): TraceMetadataEvent[] => [
     { ph: "M", name: "thread_name", pid: 0, tid: id, args: { name } },
@@ -70,7 +86,7 @@ export function traceDocument(
   // A slice that encloses others starts with the first of them: the longer one comes first.
   const ordered = slices.toSorted((a, b) => a.startUs - b.startUs || b.durationUs - a.durationUs);
   return {
-    traceEvents: [...names, ...ordered.map(sliceEvent)],
+    traceEvents: [...names, ...ordered.map(sliceEvent), ...counters.map(counterEvent)],
     displayTimeUnit: "ms",
     otherData: { format: TRACE_FORMAT, version: TRACE_VERSION, ...about },
   };
@@ -79,4 +95,8 @@ export function traceDocument(
 function sliceEvent({ track, name, category, startUs, durationUs, args }: TraceSlice): TraceSliceEvent {
   const event = { ph: "X", name, cat: category, pid: 0, tid: track, ts: startUs, dur: durationUs } as const;
   return args === undefined ? event : { ...event, args };
+}
+
+function counterEvent({ name, timeUs, value }: TraceCounter): TraceCounterEvent {
+  return { ph: "C", name, pid: 0, ts: timeUs, args: { value } };
 }

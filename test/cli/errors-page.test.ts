@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 
 /** What looks like a code and is none: environment variables, and element and block formats. */
-const NO_CODE = /^(SHARDLOOM_|HF_|I?Q\d|TQ\d|F8_)/;
+const NO_CODE = /^(SHARDLOOM_|HF_|NO_COLOR$|I?Q\d|TQ\d|F8_)/;
 
 /** TypeScript sources of the library, its threads and its plugins. */
 function sources(): string[] {
