@@ -12,10 +12,10 @@ export type ReadAt = (
   position: number,
 ) => number;
 
-/** Hears of every read of a file. How it is done is not told. */
+/** Hears of every read, of a file or of a tensor. How it is done is not told. Reads of a file do not overlap. */
 export interface ReadObserver {
   readBegins(): void;
-  /** It got so many bytes; none if it failed. */
+  /** It got so many bytes; none if it failed. Of a tensor whose read fails, nothing more is heard. */
   readEnds(bytes: number): void;
 }
 

@@ -3,10 +3,19 @@
  * that was entered last: the times of all phases add up to the whole by construction, and nothing is counted twice.
  */
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/checkpoint.js";
+import type { ReadObserver } from "../checkpoint/random-access-file.js";
+import { readSlice } from "../checkpoint/slice.js";
 import { InternalError } from "../core/errors.js";
 import { countersBetween, readThreadCounters, type ThreadCounters } from "../core/thread-counters.js";
 import type { LoadObserver } from "./load-observer.js";
-import { eachPhase, type LoadPhase, type LoadSpan, type RankLoadRecord } from "./load-profile.js";
+import {
+  eachPhase,
+  LOAD_PHASES,
+  type LoadPhase,
+  type LoadSpan,
+  type PhaseTotals,
+  type RankLoadRecord,
+} from "./load-profile.js";
 
 /** Whole nanoseconds since some instant, the same for all ranks. */
 export type LoadClock = () => number;
@@ -23,11 +32,45 @@ export interface LoadedMemory {
   readonly kvCacheBytes: number;
 }
 
+/** Places of phases in arrays: counting is done a hundred thousand times. */
+const PLACES: Readonly<Record<LoadPhase, number>> = {
+  index: 0,
+  read: 1,
+  shard: 2,
+  quantize: 3,
+  repack: 4,
+  wait: 5,
+  other: 6,
+};
+
 /** Times, bytes and calls by phase. */
 class Totals {
-  readonly selfNs = eachPhase(() => 0);
-  readonly bytes = eachPhase(() => 0);
-  readonly calls = eachPhase(() => 0);
+  readonly selfNs = new Float64Array(LOAD_PHASES.length);
+  readonly bytes = new Float64Array(LOAD_PHASES.length);
+  readonly calls = new Float64Array(LOAD_PHASES.length);
+
+  of(phase: LoadPhase): PhaseTotals {
+    const at = PLACES[phase];
+    return { selfNs: this.selfNs[at] ?? 0, bytes: this.bytes[at] ?? 0, calls: this.calls[at] ?? 0 };
+  }
+
+  add(phase: LoadPhase, { selfNs, bytes, calls }: PhaseTotals): void {
+    const at = PLACES[phase];
+    this.selfNs[at] = (this.selfNs[at] ?? 0) + selfNs;
+    this.bytes[at] = (this.bytes[at] ?? 0) + bytes;
+    this.calls[at] = (this.calls[at] ?? 0) + calls;
+  }
+
+  spend(phase: LoadPhase, ns: number): void {
+    const at = PLACES[phase];
+    this.selfNs[at] = (this.selfNs[at] ?? 0) + ns;
+  }
+
+  count(phase: LoadPhase, bytes: number): void {
+    const at = PLACES[phase];
+    this.bytes[at] = (this.bytes[at] ?? 0) + bytes;
+    this.calls[at] = (this.calls[at] ?? 0) + 1;
+  }
 }
 
 interface OpenSpan {
@@ -51,6 +94,8 @@ export class LoadRecorder implements LoadObserver {
   #lastNs: number;
   #span: OpenSpan | null = null;
   #readsObserved = false;
+  /** Whether the read of a file that has begun is part of a phase of reading that was entered before. */
+  #isReading = false;
   #before: ThreadCounters | null = null;
 
   constructor(rank: number, clock: LoadClock) {
@@ -79,10 +124,7 @@ export class LoadRecorder implements LoadObserver {
     if (span === null || outer === undefined)
       throw new InternalError("a phase of loading was left that was not entered");
     const phase = this.#top;
-    if (bytes !== undefined) {
-      span.totals.bytes[phase] += bytes;
-      span.totals.calls[phase]++;
-    }
+    if (bytes !== undefined) span.totals.count(phase, bytes);
     if (outer !== phase || this.#stack.length === 0) this.#advance();
     this.#top = outer;
     if (this.#stack.length === 0) this.#close(span);
@@ -90,12 +132,14 @@ export class LoadRecorder implements LoadObserver {
 
   readBegins(): void {
     this.#readsObserved = true;
-    // Headers are read to know what there is, not to load it.
-    this.enter(this.#top === "index" ? "index" : "read");
+    // Headers are read to know what there is, not to load it. Runs of one slice are reads within a read.
+    this.#isReading = this.#top === "read" || this.#top === "index";
+    if (!this.#isReading) this.enter("read");
   }
 
   readEnds(bytes: number): void {
-    this.leave(bytes);
+    if (!this.#isReading) this.leave(bytes);
+    else this.#span?.totals.count(this.#top, bytes);
   }
 
   /** From here on, what the system counts for the thread counts for loading. */
@@ -108,7 +152,7 @@ export class LoadRecorder implements LoadObserver {
    * `read`, what a quantization config made of it is `making`.
    */
   watch(shown: Checkpoint, opened: Checkpoint, making: "shard" | "quantize"): Checkpoint {
-    const watched = [...shown.tensors.values()].map((tensor) => {
+    const tensors = [...shown.tensors.values()].map((tensor) => {
       const isOwn = opened.tensors.get(tensor.name) === tensor;
       return [
         tensor.name,
@@ -116,7 +160,7 @@ export class LoadRecorder implements LoadObserver {
       ] as const;
     });
     return {
-      tensors: new Map(watched),
+      tensors: new Map(tensors),
       get bytesRead() {
         return shown.bytesRead;
       },
@@ -128,13 +172,12 @@ export class LoadRecorder implements LoadObserver {
   finish(memory: LoadedMemory): RankLoadRecord {
     if (this.#stack.length > 0) throw new InternalError(`loading ended within its phase ${this.#top}`);
     this.#advance();
-    const { selfNs, bytes, calls } = this.#totals;
     const system = this.#before === null ? {} : countersBetween(this.#before, readThreadCounters());
     return {
       rank: this.#rank,
       startNs: this.#startNs,
       endNs: this.#lastNs,
-      phases: eachPhase((phase) => ({ selfNs: selfNs[phase], bytes: bytes[phase], calls: calls[phase] })),
+      phases: eachPhase((phase) => this.#totals.of(phase)),
       readsObserved: this.#readsObserved,
       parameterBytes: memory.parameterBytes,
       kvCacheBytes: memory.kvCacheBytes,
@@ -147,48 +190,47 @@ export class LoadRecorder implements LoadObserver {
   #advance(): void {
     const now = this.#clock();
     const totals = this.#span?.totals ?? this.#totals;
-    totals.selfNs[this.#top] += now - this.#lastNs;
+    totals.spend(this.#top, now - this.#lastNs);
     this.#lastNs = now;
   }
 
   #close({ name, phase, startNs, totals, order }: OpenSpan): void {
     const parts = order.map((each) => {
-      const part = { phase: each, selfNs: totals.selfNs[each], bytes: totals.bytes[each], calls: totals.calls[each] };
-      this.#totals.selfNs[each] += part.selfNs;
-      this.#totals.bytes[each] += part.bytes;
-      this.#totals.calls[each] += part.calls;
-      return part;
+      const part = totals.of(each);
+      this.#totals.add(each, part);
+      return { phase: each, ...part };
     });
     this.#spans.push({ name, phase, startNs, durationNs: this.#lastNs - startNs, parts });
     this.#span = null;
   }
 
   #readTensor(tensor: CheckpointTensor, opened: Checkpoint): CheckpointTensor {
-    const { name, dtype, shape, file } = tensor;
     const observed = this.#readsObserved;
-    const around = (reading: () => void): void => {
-      this.enter("read", name);
-      const before = observed ? 0 : opened.bytesRead;
-      reading();
-      if (observed) this.leave();
-      else this.leave(opened.bytesRead - before);
-    };
-    return { name, dtype, shape, file, ...watchedReads(tensor, around) };
+    let before = 0;
+    return watched(tensor, {
+      readBegins: () => {
+        this.enter("read", tensor.name);
+        if (!observed) before = opened.bytesRead;
+      },
+      // What files tell of has been counted.
+      readEnds: () => this.leave(observed ? undefined : opened.bytesRead - before),
+    });
   }
 
   #madeTensor(tensor: CheckpointTensor, opened: Checkpoint, making: "shard" | "quantize"): CheckpointTensor {
-    const { name, dtype, shape, file } = tensor;
     const observed = this.#readsObserved;
-    const around = (reading: () => void, sizeBytes: number): void => {
-      this.enter(making, name);
-      const before = observed ? 0 : opened.bytesRead;
-      reading();
-      if (!observed) this.#note(opened.bytesRead - before);
-      // The bytes of a shard are those that reach a parameter.
-      if (making === "quantize") this.leave(sizeBytes);
-      else this.leave();
-    };
-    return { name, dtype, shape, file, ...watchedReads(tensor, around) };
+    let before = 0;
+    return watched(tensor, {
+      readBegins: () => {
+        this.enter(making, tensor.name);
+        if (!observed) before = opened.bytesRead;
+      },
+      readEnds: (bytes) => {
+        if (!observed) this.#note(opened.bytesRead - before);
+        // The bytes of a shard are those that reach a parameter.
+        this.leave(making === "quantize" ? bytes : undefined);
+      },
+    });
   }
 
   /** Bytes that were read at a time that nobody told of. */
@@ -199,17 +241,26 @@ export class LoadRecorder implements LoadObserver {
   }
 }
 
-/** The ways to read a tensor, each with something done around it. */
-function watchedReads(
-  tensor: CheckpointTensor,
-  around: (reading: () => void, sizeBytes: number) => void,
-): Pick<CheckpointTensor, "read" | "readSlice"> {
-  const read: CheckpointTensor["read"] = (destination, byteOffset) => {
-    around(() => tensor.read(destination, byteOffset), destination.length);
-  };
-  if (tensor.readSlice === undefined) return { read };
+/**
+ * A tensor whose reads are told, each slice as a whole, however many runs it has. The tensor may be of a class that keeps
+ * its own counsel: it is called, not copied.
+ */
+function watched(tensor: CheckpointTensor, observer: ReadObserver): CheckpointTensor {
+  const { name, dtype, shape, file } = tensor;
   return {
-    read,
-    readSlice: (ranges, destination) => around(() => tensor.readSlice?.(ranges, destination), destination.length),
+    name,
+    dtype,
+    shape,
+    file,
+    read(destination, byteOffset) {
+      observer.readBegins();
+      tensor.read(destination, byteOffset);
+      observer.readEnds(destination.length);
+    },
+    readSlice(ranges, destination) {
+      observer.readBegins();
+      readSlice(tensor, ranges, destination);
+      observer.readEnds(destination.length);
+    },
   };
 }
