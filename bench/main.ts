@@ -1,12 +1,12 @@
 /** `npm run bench`: measures the machine, runs one bench, prints its table and keeps its result. */
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { measureLimits } from "../src/kernels/probe.js";
 import { allreduce } from "./allreduce.js";
 import { attention } from "./attention.js";
 import { batch } from "./batch.js";
 import { decode } from "./decode.js";
 import type { Bench } from "./frame/bench.js";
+import { bestLimits } from "./frame/best-limits.js";
 import { describeMachine } from "./frame/machine.js";
 import { type BenchOptions, parseOptions, USAGE, UsageError } from "./frame/options.js";
 import { type BenchResult, RESULT_VERSION } from "./frame/result.js";
@@ -29,7 +29,7 @@ async function runBench(bench: Bench, options: BenchOptions): Promise<BenchResul
   const date = new Date().toISOString();
   const report = (line: string): void => console.error(`bench: ${line}`);
   const machine = describeMachine();
-  const limits = measureLimits({ threads: availableParallelism() });
+  const limits = bestLimits({ threads: availableParallelism() });
   const { rows, peers } = await bench({ options, limits, report });
   const { bench: name, note } = options;
   return { schema: "shardloom-bench", version: RESULT_VERSION, bench: name, date, note, machine, limits, peers, rows };

@@ -37,18 +37,21 @@ export async function withLineUp<T>(
   body: (lineUp: LineUp) => Promise<T>,
 ): Promise<T> {
   const { options, report } = context;
-  const reference = await referenceAnswer(model, report);
-  const peers = options.peers ? [nodeLlamaCppStatus(), await llamaCppStatus(options.llamaBench, model)] : [];
+  const { peerModel = model } = model;
+  const peers = options.peers ? [nodeLlamaCppStatus(), await llamaCppStatus(options.llamaBench, peerModel)] : [];
   const [inNode, native] = peers;
   const contestants: Contestant[] = [];
   try {
     for (const setup of setupsOf(context)) contestants.push(await startShardloom(model, setup, capacity));
-    if (inNode?.absent === null) contestants.push(await startNodeLlamaCpp(model, options.threads, capacity));
+    if (inNode?.absent === null) contestants.push(await startNodeLlamaCpp(peerModel, options.threads, capacity));
     if (native?.absent === null && options.llamaBench !== null) {
-      contestants.push(startLlamaCpp(options.llamaBench, model, options.threads));
+      contestants.push(startLlamaCpp(options.llamaBench, peerModel, options.threads));
     }
     const validated: string[] = [];
-    for (const contestant of contestants) validated.push(await validate(contestant, model, reference));
+    for (const contestant of contestants) {
+      const own = contestant.peer ? peerModel : model;
+      validated.push(await validate(contestant, own, await referenceAnswer(own, report)));
+    }
     return await body({ contestants, peers, validated });
   } finally {
     await Promise.all(contestants.map((contestant) => contestant.close()));

@@ -20,6 +20,7 @@ export async function startShardloom(model: BenchModel, setup: Setup, capacity: 
     maxModelLength: capacity.contextTokens,
     maxSequences: capacity.sequences,
     kvCacheBytes: kvCacheBytes(model, capacity),
+    ...model.launch,
     ...setup.options,
     model: model.path,
   });

@@ -1,15 +1,18 @@
 /** The command line of `npm run bench`. */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { WEIGHT_MIXES, type WeightMix } from "../models/made-up-model.js";
+import { WEIGHT_MIXES } from "../models/made-up-model.js";
+import { NF4 } from "../models/model-store.js";
 import { type ModelShape, SHAPES } from "../models/shapes.js";
+
+const WEIGHTS = [...WEIGHT_MIXES, { name: NF4 }];
 
 export interface BenchOptions {
   readonly bench: string;
   /** Models to run; empty for the bench's own choice. */
   readonly models: readonly ModelShape[];
-  /** Weights of made-up models; empty for the bench's own choice. */
-  readonly weights: readonly WeightMix[];
+  /** Names of weights of made-up models: of WEIGHT_MIXES, or NF4; empty for the bench's own choice. */
+  readonly weights: readonly string[];
   /** World sizes of shardloom. */
   readonly tp: readonly number[];
   /** Threads of peers. */
@@ -33,7 +36,7 @@ export interface BenchOptions {
 export const USAGE = `usage: npm run bench -- BENCH [options]
 
   --model NAME         ${SHAPES.map(({ name }) => name).join(", ")}; may be given more than once
-  --weights NAME       of made-up models: ${WEIGHT_MIXES.map(({ name }) => name).join(", ")}; may be given more than once
+  --weights NAME       of made-up models: ${WEIGHTS.map(({ name }) => name).join(", ")}; may be given more than once
   --tp N,N             world sizes of shardloom (default: the number of CPUs)
   --threads N          threads of peers (default: the number of CPUs)
   --rounds N           samples of each contestant (default 5)
@@ -60,7 +63,7 @@ export function parseOptions(args: readonly string[], benches: readonly string[]
   return {
     bench,
     models: values.model.map((name) => named("--model", name, SHAPES)),
-    weights: values.weights.map((name) => named("--weights", name, WEIGHT_MIXES)),
+    weights: values.weights.map((name) => named("--weights", name, WEIGHTS).name),
     tp: counts("--tp", values.tp ?? String(cpus)),
     threads: count("--threads", values.threads ?? String(cpus)),
     rounds: count("--rounds", values.rounds),

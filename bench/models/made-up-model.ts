@@ -6,7 +6,7 @@ import { type GgufTensor, type GgufValue, writeGguf } from "./gguf-writer.js";
 import { layerMatrices, type ModelShape, weightCounts } from "./shapes.js";
 import { bytesOfElements, seededRandom, type WeightType, type WeightTypeName, weightType } from "./weight-types.js";
 
-/** Types of a model's matrices. */
+/** Types of a model's matrices, in its file. */
 export interface WeightMix {
   readonly name: string;
   readonly layers: WeightTypeName;

@@ -4,8 +4,9 @@ import { randomUUID } from "node:crypto";
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type WeightMix, weightBytesPerToken, writeMadeUpModel } from "./made-up-model.js";
-import { type ModelShape, SMOLLM2_135M } from "./shapes.js";
+import type { LaunchOptions } from "../../src/index.js";
+import { madeUpMix, type WeightMix, weightBytesPerToken, writeMadeUpModel } from "./made-up-model.js";
+import { type ModelShape, SMOLLM2_135M, weightCounts } from "./shapes.js";
 
 /** Of the files made here. Changes when their bytes do. */
 const FILE_VERSION = 1;
@@ -16,9 +17,18 @@ export interface BenchModel {
   /** Name of its weights, as in WEIGHT_MIXES. */
   readonly weights: string;
   readonly path: string;
-  /** Bytes of weights, as they stand in the file, that one token is multiplied with. */
+  /** Bytes of weights, as they stand in the file or as shardloom quantizes them, that one token is multiplied with. */
   readonly weightBytes: number;
+  /** How shardloom launches it. */
+  readonly launch?: Pick<LaunchOptions, "quantization" | "quantizationOptions">;
+  /** What peers run instead, where they cannot run this: the same shape in weights of as many bits. */
+  readonly peerModel?: BenchModel;
 }
+
+/** As --weights names it. */
+export const NF4 = "NF4";
+/** Codes of 4 bits, and a scale of 4 bytes for 64 of them. */
+const NF4_BYTES_PER_WEIGHT = 0.5 + 4 / 64;
 
 /** What the sample model's file holds. */
 const SAMPLE_MIX: WeightMix = { name: "Q4_1", layers: "Q4_1", head: "Q8_0" };
@@ -55,6 +65,19 @@ export async function madeUpBenchModel(
     }
   }
   return { shape, weights: mix.name, path, weightBytes: weightBytesPerToken(shape, mix) };
+}
+
+/**
+ * The shape in bitsandbytes' NF4, which shardloom quantizes while it loads the BF16 file; its output head stays BF16, as
+ * bitsandbytes leaves it. Peers run Q4_0.
+ */
+export async function nf4BenchModel(shape: ModelShape, report: (line: string) => void): Promise<BenchModel> {
+  const { path } = await madeUpBenchModel(shape, madeUpMix("BF16"), report);
+  const peerModel = await madeUpBenchModel(shape, madeUpMix("Q4_0"), report);
+  const { layers, head } = weightCounts(shape);
+  const weightBytes = layers * NF4_BYTES_PER_WEIGHT + head * 2;
+  const launch = { quantization: "bitsandbytes", quantizationOptions: { type: "nf4" } };
+  return { shape, weights: NF4, path, weightBytes, launch, peerModel };
 }
 
 /** The folder that the sample model is kept in as well. */

@@ -1,10 +1,10 @@
-/** Prints the likeliest tokens after a prompt, as JSON. Run with SHARDLOOM_KERNELS=reference: `MODEL PROMPT`. */
+/** Prints the likeliest tokens after a prompt, as JSON. Run with SHARDLOOM_KERNELS=reference: `BENCH_MODEL PROMPT`, as JSON. */
 import { startShardloom } from "../contestants/shardloom.js";
-import { SMOLLM2_135M } from "./shapes.js";
+import type { BenchModel } from "./model-store.js";
 
-const [, , path = "", prompt = "[]"] = process.argv;
+const [, , given = "{}", prompt = "[]"] = process.argv;
+const model: BenchModel = JSON.parse(given);
 const promptTokenIds: number[] = JSON.parse(prompt);
-const model = { shape: SMOLLM2_135M, weights: "", path, weightBytes: 0 };
 const setup = { name: "reference", options: { kvCacheBytes: 256 * 2 ** 20 } };
 const engine = await startShardloom(model, setup, { contextTokens: 64, sequences: 1 });
 try {

@@ -43,7 +43,7 @@ export async function referenceAnswer(model: BenchModel, report: (line: string) 
     const script = fileURLToPath(new URL("./reference-process.js", import.meta.url));
     const env = { ...process.env, SHARDLOOM_KERNELS: "reference" };
     const prompt = JSON.stringify(promptFor(model));
-    const { stdout } = await run(process.execPath, [script, model.path, prompt], { env });
+    const { stdout } = await run(process.execPath, [script, JSON.stringify(model), prompt], { env });
     mkdirSync(folder, { recursive: true });
     writeFileSync(`${file}.partial`, stdout);
     renameSync(`${file}.partial`, file);

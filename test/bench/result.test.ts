@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { betterOf } from "../../bench/frame/best-limits.js";
 import { parseOptions, UsageError } from "../../bench/frame/options.js";
 import { type BenchResult, makeRow, RESULT_VERSION, shareOf } from "../../bench/frame/result.js";
 import { formatResult } from "../../bench/frame/table.js";
@@ -90,6 +91,22 @@ describe("a bench's result", () => {
   });
 });
 
+describe("limits of the machine", () => {
+  it("are the best of what was measured, each by itself", () => {
+    const { limits } = result;
+    if (limits === null) return assert.fail("the example has limits");
+    const other = {
+      ...limits,
+      readGBs: { one: 10, all: 50 },
+      exchange: { cacheLineNs: 40, wakeMicros: 9, forkJoinMicros: 1 },
+    };
+    const best = betterOf(limits, other);
+    assert.deepEqual(best.readGBs, { one: 20, all: 50 });
+    assert.deepEqual(best.exchange, { cacheLineNs: 40, wakeMicros: 5, forkJoinMicros: 1 });
+    assert.deepEqual(best, betterOf(other, limits));
+  });
+});
+
 describe("validation of contestants", () => {
   const reference = [
     { id: 1, logprob: -1 },
@@ -109,7 +126,7 @@ describe("options of benches", () => {
   it("have defaults, and take models and weights by name", () => {
     const options = parseOptions(["decode", "--model", "llama-1b", "--weights", "Q4_0", "--tp", "1,2"], benches);
     assert.equal(options.models[0]?.hidden, 2048);
-    assert.equal(options.weights[0]?.layers, "Q4_0");
+    assert.deepEqual(options.weights, ["Q4_0"]);
     assert.deepEqual(options.tp, [1, 2]);
     assert.equal(options.rounds, 5);
   });
