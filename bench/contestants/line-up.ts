@@ -20,10 +20,12 @@ export interface LineUp {
 
 /** The ways in which shardloom runs, as the user asked. */
 export function setupsOf({ options }: BenchContext): Setup[] {
-  return options.tp.map((tensorParallelSize) => ({
-    name: `shardloom tp${tensorParallelSize}`,
-    options: { tensorParallelSize },
-  }));
+  return options.tp.flatMap((tensorParallelSize) =>
+    options.threadsPerRank.map((threadsPerRank) => ({
+      name: `shardloom tp${tensorParallelSize}${threadsPerRank === "auto" ? "" : ` x${threadsPerRank}`}`,
+      options: { tensorParallelSize, threadsPerRank },
+    })),
+  );
 }
 
 /**

@@ -15,6 +15,8 @@ export interface BenchOptions {
   readonly weights: readonly string[];
   /** World sizes of shardloom. */
   readonly tp: readonly number[];
+  /** Threads of each rank of shardloom. */
+  readonly threadsPerRank: readonly (number | "auto")[];
   /** Threads of peers. */
   readonly threads: number;
   readonly rounds: number;
@@ -37,7 +39,8 @@ export const USAGE = `usage: npm run bench -- BENCH [options]
 
   --model NAME         ${SHAPES.map(({ name }) => name).join(", ")}; may be given more than once
   --weights NAME       of made-up models: ${WEIGHTS.map(({ name }) => name).join(", ")}; may be given more than once
-  --tp N,N             world sizes of shardloom (default: the number of CPUs)
+  --tp N,N             world sizes of shardloom (default: 1 and the number of CPUs)
+  --threads-per-rank N,N  threads of each rank, or auto (default auto: the CPUs divided by the ranks)
   --threads N          threads of peers (default: the number of CPUs)
   --rounds N           samples of each contestant (default 5)
   --tokens N           tokens of each answer (default 64)
@@ -64,7 +67,10 @@ export function parseOptions(args: readonly string[], benches: readonly string[]
     bench,
     models: values.model.map((name) => named("--model", name, SHAPES)),
     weights: values.weights.map((name) => named("--weights", name, WEIGHTS).name),
-    tp: counts("--tp", values.tp ?? String(cpus)),
+    tp: values.tp === undefined ? [...new Set([1, cpus])] : counts("--tp", values.tp),
+    threadsPerRank: values["threads-per-rank"]
+      .split(",")
+      .map((text) => (text === "auto" ? text : count("--threads-per-rank", text))),
     threads: count("--threads", values.threads ?? String(cpus)),
     rounds: count("--rounds", values.rounds),
     tokens: count("--tokens", values.tokens),
@@ -86,6 +92,7 @@ function parse(args: readonly string[]) {
         model: { type: "string", multiple: true, default: [] },
         weights: { type: "string", multiple: true, default: [] },
         tp: { type: "string" },
+        "threads-per-rank": { type: "string", default: "auto" },
         threads: { type: "string" },
         rounds: { type: "string", default: "5" },
         tokens: { type: "string", default: "64" },

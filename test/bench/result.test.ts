@@ -128,6 +128,7 @@ describe("options of benches", () => {
     assert.equal(options.models[0]?.hidden, 2048);
     assert.deepEqual(options.weights, ["Q4_0"]);
     assert.deepEqual(options.tp, [1, 2]);
+    assert.deepEqual(options.threadsPerRank, ["auto"]);
     assert.equal(options.rounds, 5);
   });
 
