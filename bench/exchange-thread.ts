@@ -14,7 +14,7 @@ export interface ExchangeWork {
 }
 
 const { region, rank, sizes, repeats }: ExchangeWork = workerData;
-const kernels = createKernels(() => {});
+const kernels = createKernels("auto", () => {});
 const native = kernels.backend === "native";
 const collective = createSharedMemoryCollective(region, rank, { timeoutMs: 30_000, native });
 const most = Math.max(...sizes);

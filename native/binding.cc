@@ -15,6 +15,7 @@
 #include "kernel_binding.h"
 #include "linear_binding.h"
 #include "memory_binding.h"
+#include "prepared_binding.h"
 #include "probe_binding.h"
 #include "threads_binding.h"
 
@@ -104,6 +105,7 @@ napi_value initialize(napi_env env, napi_value exports) {
     if (status == napi_ok) status = register_files(env, exports, instance);
     if (status == napi_ok) status = register_kernels(env, exports, instance);
     if (status == napi_ok) status = register_linear(env, exports, instance);
+    if (status == napi_ok) status = register_prepared(env, exports, instance);
     if (status == napi_ok) status = register_collectives(env, exports, instance);
     if (status == napi_ok) status = register_threads(env, exports, instance);
     if (status == napi_ok) status = register_probes(env, exports, instance);

@@ -14,6 +14,18 @@ constexpr KernelTable kPortable = {
     .linear = portable::linear,
     .linear_code4 = portable::linear_code4,
     .linear_int8 = portable::linear_int8,
+    .quantize_int16 = portable::quantize_int16,
+    .quantize_int8 = portable::quantize_int8,
+    .arranged_code4_int16 = portable::arranged_code4_int16,
+    .arranged_code4_int8 = portable::arranged_code4_int8,
+    .arranged_code4_f32 = portable::arranged_code4_f32,
+    .arranged_int8_int16 = portable::arranged_int8_int16,
+    .arranged_int8_int8 = portable::arranged_int8_int8,
+    .arranged_int8_f32 = portable::arranged_int8_f32,
+    .embedding_arranged_code4 = portable::embedding_arranged_code4,
+    .embedding_arranged_int8 = portable::embedding_arranged_int8,
+    .level_of_code4 = portable::level_of_code4,
+    .level_of_int8 = portable::level_of_int8,
     .rms_norm = portable::rms_norm,
     .add_rms_norm = portable::add_rms_norm,
     .head_norm = portable::head_norm,
@@ -35,6 +47,18 @@ constexpr KernelTable kAvx2 = {
     .linear = avx2::linear,
     .linear_code4 = avx2::linear_code4,
     .linear_int8 = avx2::linear_int8,
+    .quantize_int16 = portable::quantize_int16,
+    .quantize_int8 = portable::quantize_int8,
+    .arranged_code4_int16 = portable::arranged_code4_int16,
+    .arranged_code4_int8 = portable::arranged_code4_int8,
+    .arranged_code4_f32 = portable::arranged_code4_f32,
+    .arranged_int8_int16 = portable::arranged_int8_int16,
+    .arranged_int8_int8 = portable::arranged_int8_int8,
+    .arranged_int8_f32 = portable::arranged_int8_f32,
+    .embedding_arranged_code4 = portable::embedding_arranged_code4,
+    .embedding_arranged_int8 = portable::embedding_arranged_int8,
+    .level_of_code4 = portable::level_of_code4,
+    .level_of_int8 = portable::level_of_int8,
     .rms_norm = avx2::rms_norm,
     .add_rms_norm = avx2::add_rms_norm,
     .head_norm = avx2::head_norm,
@@ -54,6 +78,18 @@ constexpr KernelTable kAvx512 = {
     .linear = avx512::linear,
     .linear_code4 = avx512::linear_code4,
     .linear_int8 = avx512::linear_int8,
+    .quantize_int16 = portable::quantize_int16,
+    .quantize_int8 = portable::quantize_int8,
+    .arranged_code4_int16 = portable::arranged_code4_int16,
+    .arranged_code4_int8 = portable::arranged_code4_int8,
+    .arranged_code4_f32 = portable::arranged_code4_f32,
+    .arranged_int8_int16 = portable::arranged_int8_int16,
+    .arranged_int8_int8 = portable::arranged_int8_int8,
+    .arranged_int8_f32 = portable::arranged_int8_f32,
+    .embedding_arranged_code4 = portable::embedding_arranged_code4,
+    .embedding_arranged_int8 = portable::embedding_arranged_int8,
+    .level_of_code4 = portable::level_of_code4,
+    .level_of_int8 = portable::level_of_int8,
     .rms_norm = avx512::rms_norm,
     .add_rms_norm = avx512::add_rms_norm,
     .head_norm = avx512::head_norm,
@@ -68,6 +104,14 @@ constexpr KernelTable kAvx512 = {
     .argmax = avx512::argmax,
 };
 
+// The same with the dot products of VNNI.
+constexpr KernelTable avx512_with_vnni() {
+  KernelTable table = kAvx512;
+  table.isa = "avx512vnni";
+  return table;
+}
+constexpr KernelTable kAvx512Vnni = avx512_with_vnni();
+
 // Bits of CPUID leaf 1, ECX.
 constexpr unsigned kFma = 1u << 12;
 constexpr unsigned kOsXsave = 1u << 27;
@@ -79,6 +123,8 @@ constexpr unsigned kAvx512f = 1u << 16;
 constexpr unsigned kAvx512dq = 1u << 17;
 constexpr unsigned kAvx512bw = 1u << 30;
 constexpr unsigned kAvx512vl = 1u << 31;
+// Bits of CPUID leaf 7, subleaf 0, ECX.
+constexpr unsigned kAvx512VnniBit = 1u << 11;
 // Register state that the OS saves (XCR0): SSE and AVX; for AVX-512 also masks and both halves of the ZMM registers.
 constexpr unsigned kAvxState = 0x06;
 constexpr unsigned kAvx512State = 0xe6;
@@ -96,16 +142,17 @@ unsigned enabled_state() {
 struct CpuSupport {
   bool avx2;
   bool avx512;
+  bool avx512_vnni;
 };
 
 CpuSupport detect() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || !has(ecx, kOsXsave | kAvx | kFma | kF16c)) return {false, false};
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || !has(ecx, kOsXsave | kAvx | kFma | kF16c)) return {false, false, false};
   const unsigned state = enabled_state();
-  if (!has(state, kAvxState)) return {false, false};
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || !has(ebx, kAvx2Bit)) return {false, false};
+  if (!has(state, kAvxState)) return {false, false, false};
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || !has(ebx, kAvx2Bit)) return {false, false, false};
   const bool avx512 = has(ebx, kAvx512f | kAvx512dq | kAvx512bw | kAvx512vl) && has(state, kAvx512State);
-  return {true, avx512};
+  return {true, avx512, avx512 && has(ecx, kAvx512VnniBit)};
 }
 
 #elif defined(__aarch64__)
@@ -116,6 +163,18 @@ constexpr KernelTable kNeon = {
     .linear = neon::linear,
     .linear_code4 = neon::linear_code4,
     .linear_int8 = neon::linear_int8,
+    .quantize_int16 = portable::quantize_int16,
+    .quantize_int8 = portable::quantize_int8,
+    .arranged_code4_int16 = portable::arranged_code4_int16,
+    .arranged_code4_int8 = portable::arranged_code4_int8,
+    .arranged_code4_f32 = portable::arranged_code4_f32,
+    .arranged_int8_int16 = portable::arranged_int8_int16,
+    .arranged_int8_int8 = portable::arranged_int8_int8,
+    .arranged_int8_f32 = portable::arranged_int8_f32,
+    .embedding_arranged_code4 = portable::embedding_arranged_code4,
+    .embedding_arranged_int8 = portable::embedding_arranged_int8,
+    .level_of_code4 = portable::level_of_code4,
+    .level_of_int8 = portable::level_of_int8,
     .rms_norm = neon::rms_norm,
     .add_rms_norm = neon::add_rms_norm,
     .head_norm = neon::head_norm,
@@ -138,6 +197,7 @@ KernelTables supported_kernels() {
   KernelTables found = {};
 #if defined(__x86_64__)
   const CpuSupport cpu = detect();
+  if (cpu.avx512_vnni) found.tables[found.count++] = &kAvx512Vnni;
   if (cpu.avx512) found.tables[found.count++] = &kAvx512;
   if (cpu.avx2) found.tables[found.count++] = &kAvx2;
 #elif defined(__aarch64__)

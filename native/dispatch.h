@@ -5,7 +5,7 @@
 
 namespace shardloom {
 
-inline constexpr int kMaxIsas = 3;
+inline constexpr int kMaxIsas = 4;
 
 struct KernelTables {
   const KernelTable* tables[kMaxIsas];  // best first

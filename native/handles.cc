@@ -13,7 +13,7 @@ constexpr std::int32_t kLastGeneration = (1 << (31 - kIndexBits)) - 1;
 
 HandleTable::~HandleTable() {
   for (const Slot& slot : slots_) {
-    if (slot.view != nullptr) napi_delete_reference(env_, slot.view);
+    if (slot.region.view != nullptr) napi_delete_reference(env_, slot.region.view);
   }
 }
 
@@ -23,7 +23,7 @@ std::int32_t HandleTable::bind(napi_value view, const Region& region) {
       if (slots_.size() > static_cast<std::size_t>(kIndexMask)) return 0;
       // Room for every slot to be free at once, so that release never allocates.
       if (free_.capacity() <= slots_.size()) free_.reserve(2 * slots_.size() + 64);
-      slots_.push_back(Slot{Region{}, nullptr, 0});
+      slots_.push_back(Slot{Region{}, 0});
       free_.push_back(static_cast<std::int32_t>(slots_.size() - 1));
     }
   } catch (const std::bad_alloc&) {
@@ -34,7 +34,8 @@ std::int32_t HandleTable::bind(napi_value view, const Region& region) {
   napi_ref reference = nullptr;
   if (napi_create_reference(env_, view, 1, &reference) != napi_ok) return 0;
   free_.pop_back();
-  slot = Slot{region, reference, slot.generation + 1};
+  slot = Slot{region, slot.generation + 1};
+  slot.region.view = reference;
   return (slot.generation << kIndexBits) | index;
 }
 
@@ -42,8 +43,7 @@ bool HandleTable::release(double handle) {
   if (find(handle) == nullptr) return false;
   const std::int32_t index = static_cast<std::int32_t>(handle) & kIndexMask;
   Slot& slot = slots_[static_cast<std::size_t>(index)];
-  napi_delete_reference(env_, slot.view);
-  slot.view = nullptr;
+  napi_delete_reference(env_, slot.region.view);
   slot.region = Region{};
   if (slot.generation < kLastGeneration) free_.push_back(index);
   return true;
@@ -56,7 +56,7 @@ const Region* HandleTable::find(double handle) const {
   const std::size_t index = static_cast<std::size_t>(number & kIndexMask);
   if (index >= slots_.size() || static_cast<double>(number) != handle) return nullptr;
   const Slot& slot = slots_[index];
-  return slot.view != nullptr && slot.generation == (number >> kIndexBits) ? &slot.region : nullptr;
+  return slot.region.view != nullptr && slot.generation == (number >> kIndexBits) ? &slot.region : nullptr;
 }
 
 }  // namespace shardloom

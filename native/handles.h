@@ -23,6 +23,7 @@ struct Region {
   DType dtype;
   std::int64_t rows;
   std::int64_t columns;
+  napi_ref view;  // through which JavaScript owns the memory: the table's reference
 };
 
 class HandleTable {
@@ -42,8 +43,7 @@ class HandleTable {
 
  private:
   struct Slot {
-    Region region;
-    napi_ref view;  // null while the slot has no tenant
+    Region region;  // its view is null while the slot has no tenant
     std::int32_t generation;
   };
 

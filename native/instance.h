@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "handles.h"
+#include "prepared_weights.h"
 #include "thread_pool.h"
 
 namespace shardloom {
@@ -23,6 +24,9 @@ struct AddonInstance {
   const KernelTable* kernels = nullptr;
   // Scratch memory of the kernels, kWorkspaceBytes long; null when there was no memory for it.
   void* workspace;
+  WeightTable weights;
+  // Rows of x as whole numbers, for the call in progress.
+  QuantizedBuffer quantized;
   // Threads that share the calls of kernels with the thread of this environment; null while it is alone.
   std::unique_ptr<ThreadPool> pool;
 

@@ -102,7 +102,7 @@ napi_value bind(napi_env env, napi_callback_info info) {
                    static_cast<long long>(rows), static_cast<long long>(columns), dtype_name(dtype), view.length);
   if (!arguments.ok()) return nullptr;
   const std::int32_t handle =
-      arguments.instance().handles.bind(view.value, Region{view.data, view.length, dtype, rows, columns});
+      arguments.instance().handles.bind(view.value, Region{view.data, view.length, dtype, rows, columns, nullptr});
   arguments.expect(handle != 0, "the table of bound tensors is full");
   napi_value result = nullptr;
   napi_create_int32(env, handle, &result);

@@ -19,6 +19,7 @@ import { checkWorldSize } from "./core/rank.js";
 import { type CapacityOptions, LEAST_CAPACITY, planCapacity } from "./engine/capacity.js";
 import { createEngine, type Engine } from "./engine/engine.js";
 import { type ModelPlan, planModel } from "./engine/model-plan.js";
+import { ACTIVATIONS, type Activations, isActivations } from "./kernels/activation-levels.js";
 import { createKernels } from "./kernels/select.js";
 import { kernelSelection } from "./kernels/selection.js";
 import { dummyLoader } from "./loading/dummy-loader.js";
@@ -67,6 +68,7 @@ export type {
 export type { ModelPlan, PlannedModel, PlanProblem, RankPlan, Replicated, Uneven } from "./engine/model-plan.js";
 export type { SamplingOptions } from "./engine/sampling.js";
 export type { FinishReason } from "./engine/sequence.js";
+export type { Activations } from "./kernels/activation-levels.js";
 export {
   LOAD_PHASES,
   type LoadPhase,
@@ -125,6 +127,11 @@ export interface LaunchOptions extends CapacityOptions {
   readonly dtype?: "auto" | FloatDType | undefined;
   /** dtype of the KV cache. Default f32: exact. */
   readonly kvCacheDtype?: FloatDType | undefined;
+  /**
+   * How activations are multiplied with quantized weights: `f32` as they are; `int16` and `int8` rounded to whole numbers
+   * in blocks, which is faster; `auto`, the default, by instruction set and the rows of a call (activation-levels.ts).
+   */
+  readonly activations?: Activations | undefined;
   readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
   /** Whether the checksums of a sharded state are verified while it is loaded, by all ranks together. Default true. */
   readonly verifyChecksums?: boolean | undefined;
@@ -160,6 +167,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const pinning = checkPinning(options.pinning);
   const logger = createLogger(options.logLevel);
   const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
+  const activations = checkActivations(options.activations ?? "auto");
   const plugins = resolvePlugins(options.plugins ?? []);
   const registries = await loadPlugins(plugins);
   const { signal, revision, onProgress, onDownload } = options;
@@ -174,7 +182,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const dtype =
     options.dtype === undefined || options.dtype === "auto" ? config.dtype : checkDtype("dtype", options.dtype);
   // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
-  createKernels((message) => logger.warn(message));
+  createKernels(activations, (message) => logger.warn(message));
   logger.debug(kernelSelection(), "selected the kernels");
   const loadFormat = loader.format;
   const ranks: RankOptions = {
@@ -185,6 +193,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     quantization,
     dtype,
     kvCacheDtype,
+    activations,
     ...capacity,
     ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
   };
@@ -393,6 +402,7 @@ export async function shard(options: ShardOptions): Promise<ShardReport> {
     quantization: registries.quantization.select(description.config, choiceOf(options)),
     dtype: dtype === "auto" ? config.dtype : checkDtype("dtype", dtype),
     kvCacheDtype: "f32",
+    activations: "f32",
     ...LEAST_CAPACITY,
   };
   return shardCheckpoint({
@@ -444,6 +454,15 @@ function checkCount(option: string, value: unknown): number {
     "INVALID_OPTION",
     `expected ${option} to be a whole number of at least 1 but received ${describeValue(value)}`,
     { option, expected: "1..", received: String(value) },
+  );
+}
+
+function checkActivations(value: unknown): Activations {
+  if (typeof value === "string" && isActivations(value)) return value;
+  throw new OptionError(
+    "INVALID_OPTION",
+    `expected activations to be ${ACTIVATIONS.join(", ")} but received ${describeValue(value)}`,
+    { option: "activations", expected: ACTIVATIONS.join("|"), received: String(value) },
   );
 }
 

@@ -30,7 +30,7 @@ export { isJsonObject, type JsonObject, type JsonValue, parseJsonObject, readJso
 export type { Operand } from "./core/operand.js";
 export { bytesOf, elementCount, f32Of, i32Of, type Tensor } from "./core/tensor.js";
 export { dequantize, MIN_BLOCK_SIZE } from "./kernels/execution-format.js";
-export type { Code4Weight, DenseWeight, Int8Weight, Kernels, LinearWeight } from "./kernels/kernels.js";
+export type { Code4Weight, DenseWeight, Int8Weight, Kernels, LinearWeight, PreparedWeight } from "./kernels/kernels.js";
 export type { CheckpointReader, ModelDescription, ModelLoader } from "./loading/model-loader.js";
 export { PLUGIN_API_VERSION, type Plugin, type PluginContext } from "./loading/plugins.js";
 export { type Range, rangeSize } from "./parallel/partition.js";

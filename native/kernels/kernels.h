@@ -65,6 +65,80 @@ struct Int8Matrix {
 
 inline constexpr std::int64_t kBlockStep = 16;
 
+// Rows of x rounded to whole numbers, in blocks of inputs: x[m][k] is about codes[m][k] * step, a step a block. int16 codes
+// lie in the order of kPairOrder (arranged_layout.h), int8 codes in that of the inputs.
+struct QuantizedRows {
+  void* codes;                // [rows, inputs]
+  std::int64_t code_stride;   // bytes from one row to the next, a multiple of 64
+  float* scales;              // [rows, blocks]: a block's step times QuantizeArgs::factor
+  float* sums;                // [rows, blocks]: the sum of a block's codes times its step
+  std::int32_t* starts;       // [rows, blocks], int8 codes only: -128 times the sum of a block's codes
+  std::int64_t blocks;
+  std::int64_t block;         // inputs of a block: 16, 32 or 64
+};
+
+// A block's step is its largest magnitude / limit, and a code is x / step to the nearest, ties to even. A block whose
+// largest magnitude is below kLeastMagnitude counts as zeros; one that holds NaN or infinity gets NaN for a step and zeros.
+struct QuantizeArgs {
+  const float* x;
+  std::int64_t x_stride;
+  std::int64_t inputs;
+  std::int32_t limit;         // kInt8Limit for int8 codes
+  float factor;               // what the codes of the weight are to be multiplied with beside their scale
+  QuantizedRows out;
+};
+
+inline constexpr float kLeastMagnitude = 0x1p-100f;
+inline constexpr std::int32_t kInt8Limit = 127;
+// Sums of a block of at most 64 products fit into 32 bits: 64 * 4096 * 8191 and 64 * 128 * 32767 are below 2^31.
+inline constexpr std::int32_t kCodebook16Limit = 4096;
+inline constexpr std::int32_t kCodebook8Limit = 127;
+inline constexpr std::int32_t kInt16LimitOfCode4 = 8191;
+inline constexpr std::int32_t kInt16LimitOfInt8 = 32767;
+
+// A weight in groups of kGroupRows rows (arranged_layout.h). The rows that are left over, if any, are a group of their own
+// that ends in rows of zeros.
+struct ArrangedMatrix {
+  const std::uint8_t* codes;       // [whole groups, group_bytes]
+  const float* scales;             // [whole groups, inputs / block_size, kGroupRows]
+  const float* minimums;           // the same, or null
+  const std::uint8_t* tail_codes;  // [group_bytes]
+  const float* tail_scales;        // [inputs / block_size, kGroupRows]
+  const float* tail_minimums;
+  std::int64_t outputs;
+  std::int64_t inputs;             // a multiple of kBlockStep
+  std::int64_t block_size;         // a multiple of kBlockStep that divides the inputs
+  std::int64_t group_bytes;        // of codes
+};
+
+// codebook[i] is about codebook16[i] * step16 and codebook8[i] * step8.
+struct ArrangedCode4 : ArrangedMatrix {
+  float codebook[16];
+  std::int16_t codebook16[16];  // magnitudes up to kCodebook16Limit
+  std::int8_t codebook8[16];    // magnitudes up to kCodebook8Limit
+  float step16;
+  float step8;
+};
+
+struct ArrangedInt8 : ArrangedMatrix {
+  float multiplier;
+};
+
+// out[m][n] = sum over blocks b of x, from the first to the last, of
+//   (sum of x code * weight code) * (x.scales[m][b] * weight scale) + x.sums[m][b] * weight minimum
+// + bias[n]. The sum of codes is exact; each of the two products is added with one rounding (fused). So an element has
+// the same bits for any number of rows, any range and any instruction set.
+struct ArrangedLinearArgs {
+  float* out;
+  std::int64_t out_stride;
+  QuantizedRows x;
+  const float* bias;    // [outputs] or null
+  std::int64_t rows;
+};
+
+// How precisely a call multiplies with an arranged weight.
+enum class Level { f32, int16, int8 };
+
 // out[m] = x[m] / sqrt(mean(x[m]^2) + epsilon) * weight. out may be x.
 struct NormArgs {
   float* out;
@@ -187,6 +261,21 @@ struct KernelTable {
   void (*linear)(const LinearArgs&, Range outputs);
   void (*linear_code4)(const LinearArgs&, const Code4Matrix&, Range outputs);
   void (*linear_int8)(const LinearArgs&, const Int8Matrix&, Range outputs);
+  // Arranged weights. An x that was quantized to int16 codes is for the `int16` kernels of one format only, for its limit
+  // and factor are that format's.
+  void (*quantize_int16)(const QuantizeArgs&, Range rows);
+  void (*quantize_int8)(const QuantizeArgs&, Range rows);
+  void (*arranged_code4_int16)(const ArrangedLinearArgs&, const ArrangedCode4&, Range groups);
+  void (*arranged_code4_int8)(const ArrangedLinearArgs&, const ArrangedCode4&, Range groups);
+  void (*arranged_code4_f32)(const LinearArgs&, const ArrangedCode4&, Range groups);
+  void (*arranged_int8_int16)(const ArrangedLinearArgs&, const ArrangedInt8&, Range groups);
+  void (*arranged_int8_int8)(const ArrangedLinearArgs&, const ArrangedInt8&, Range groups);
+  void (*arranged_int8_f32)(const LinearArgs&, const ArrangedInt8&, Range groups);
+  void (*embedding_arranged_code4)(const EmbeddingArgs&, const ArrangedCode4&, Range rows);
+  void (*embedding_arranged_int8)(const EmbeddingArgs&, const ArrangedInt8&, Range rows);
+  // The level that `auto` takes for a number of rows of x.
+  Level (*level_of_code4)(std::int64_t rows);
+  Level (*level_of_int8)(std::int64_t rows);
   void (*rms_norm)(const NormArgs&, Range rows);
   void (*add_rms_norm)(const NormArgs&, Range rows);
   void (*head_norm)(const HeadNormArgs&, Range rows);

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { createLogger } from "../core/logger.js";
 import type { LaunchOptions } from "../index.js";
+import { ACTIVATIONS, type Activations } from "../kernels/activation-levels.js";
 import { defaultPlugins } from "./default-plugins.js";
 import {
   collect,
@@ -42,6 +43,7 @@ export interface ModelFlags extends SourceFlags, QuantizationFlags {
   readonly threadsPerRank: number | "auto";
   readonly pinning: boolean;
   readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
+  readonly activations: Activations;
   readonly kvCacheBytes?: number;
   readonly maxModelLen?: number;
   readonly verifyChecksums: boolean;
@@ -61,6 +63,12 @@ export function addModelOptions(command: Command): void {
       .option("--no-pinning", "let threads run on any CPU also where the ranks use the whole machine"),
   )
     .option("--kv-cache-dtype <type>", "f32, bf16, f16", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
+    .option(
+      "--activations <level>",
+      "how activations meet quantized weights: auto (by instruction set and batch), f32, int16, int8",
+      oneOf("--activations", ACTIVATIONS),
+      "auto",
+    )
     .option("--kv-cache-bytes <n>", "memory for the KV cache over all ranks", wholeNumber("--kv-cache-bytes", 1))
     .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1))
     .option("--no-verify-checksums", "do not verify the checksums of a sharded state");
@@ -133,6 +141,7 @@ export function launchOptionsOf(flags: ModelFlags): LaunchOptions {
     quantization: flags.quantization,
     quantizationOptions: optionsOf(flags.quantizationOption),
     kvCacheDtype: flags.kvCacheDtype,
+    activations: flags.activations,
     kvCacheBytes: flags.kvCacheBytes,
     maxModelLength: flags.maxModelLen,
     verifyChecksums: flags.verifyChecksums,

@@ -11,6 +11,7 @@ const FLAGS: ReadonlyMap<string, string> = new Map([
   ["threadsPerRank", "--threads-per-rank"],
   ["pinning", "--no-pinning"],
   ["maxModelLength", "--max-model-len"],
+  ["activations", "--activations"],
   ["kvCacheBytes", "--kv-cache-bytes"],
   ["kvCacheDtype", "--kv-cache-dtype"],
   ["loadFormat", "--load-format"],

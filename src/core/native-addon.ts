@@ -18,7 +18,7 @@ export type NativeHandle = number;
 export interface NativeAddon {
   /** Version of this interface; must equal `NATIVE_ABI`. */
   readonly abi: number;
-  /** Instruction set in use by this thread: "portable", "neon", "avx2" or "avx512". */
+  /** Instruction set in use by this thread: "portable", "neon", "avx2", "avx512" or "avx512vnni". */
   readonly isa: string;
   /** Instruction sets that this CPU and OS can run, best first; the first one is the default. */
   readonly supportedIsas: readonly string[];
@@ -212,6 +212,39 @@ export interface NativeAddon {
     blockSize: number,
     multiplier: number,
   ): void;
+
+  // prepared weights. Their bytes are put in another order where they are; `activations` is a number of native.ts.
+  /**
+   * Takes the weight over and returns the number that stands for it, 0 where it must stay as it is. Its operands may be
+   * released: the weight keeps their memory alive.
+   */
+  prepareCode4(
+    codes: NativeHandle,
+    codebook: NativeHandle,
+    scales: NativeHandle,
+    minimums: NativeHandle,
+    blockSize: number,
+    activations: number,
+  ): number;
+  prepareInt8(
+    codes: NativeHandle,
+    scales: NativeHandle,
+    minimums: NativeHandle,
+    blockSize: number,
+    multiplier: number,
+    activations: number,
+  ): number;
+  /** Forgets a prepared weight; every later use of its number throws. */
+  releaseWeight(weight: number): void;
+  linearPrepared(
+    out: NativeHandle,
+    x: NativeHandle,
+    weight: number,
+    bias: NativeHandle,
+    rows: number,
+    firstColumn: number,
+  ): void;
+  embeddingPrepared(out: NativeHandle, ids: NativeHandle, weight: number, rows: number, firstId: number): void;
 
   // collectives: see src/collectives/region.ts. They block until all ranks call, and return a STATUS of region.ts.
   // `site` digests the name of the module that asks, and must be the same on every rank.

@@ -123,6 +123,7 @@ export async function planModel(options: ModelPlanOptions, registries: Registrie
     quantization: quantization ?? null,
     dtype: options.dtype === "auto" ? model.dtype : options.dtype,
     kvCacheDtype: options.kvCacheDtype,
+    activations: "f32",
     ...(capacity ?? LEAST_CAPACITY),
   };
   const group = await found.awaiting(() => planGroup(ranks, registries));

@@ -25,6 +25,7 @@ export const MIN_BLOCK_SIZE = 16;
  */
 export function weightExtents(weight: LinearWeight): WeightExtents {
   if (weight.format === "dense") return { outputs: weight.matrix.rows, inputs: weight.matrix.columns };
+  if (weight.format === "prepared") return weightExtents(weight.source);
   const { codes, scales, minimums, blockSize } = weight;
   const extents = { outputs: codes.rows, inputs: weight.format === "code4" ? 2 * codes.columns : codes.columns };
   const whole = weight.format === "int8" && blockSize === extents.inputs;
@@ -51,7 +52,10 @@ export function weightExtents(weight: LinearWeight): WeightExtents {
 /** Writes row `row` of a weight, `[inputs]` f32. */
 export type RowReader = (row: number, out: Float32Array) => void;
 
-/** A reader of a weight's rows; bit for bit what the format defines. Throws InternalError as `weightExtents` does. */
+/**
+ * A reader of a weight's rows; bit for bit what the format defines. Throws InternalError as `weightExtents` does, and for
+ * a prepared weight, whose bytes only its kernels can read.
+ */
 export function rowReader(weight: LinearWeight): RowReader {
   const { inputs } = weightExtents(weight);
   switch (weight.format) {
@@ -61,6 +65,10 @@ export function rowReader(weight: LinearWeight): RowReader {
       return code4Rows(weight, inputs);
     case "int8":
       return int8Rows(weight, inputs);
+    case "prepared":
+      throw new InternalError(
+        `${weight.source.codes.tensor.name}: expected a weight in the order of its rows but it is prepared: kernels that were made for activations in f32 leave weights as they are`,
+      );
   }
 }
 

@@ -13,7 +13,7 @@ import type { Tensor } from "../core/tensor.js";
  * A weight matrix `[outputs, inputs]` in one of the execution formats. All arithmetic below is in f32 with one rounding
  * an operation: these are the values a weight *has*, and kernels of the exact level multiply with.
  */
-export type LinearWeight = DenseWeight | Code4Weight | Int8Weight;
+export type LinearWeight = DenseWeight | Code4Weight | Int8Weight | PreparedWeight;
 
 /** f32, bf16 or f16 `[outputs, inputs]`. */
 export interface DenseWeight {
@@ -49,6 +49,17 @@ export interface Int8Weight {
   readonly blockSize: number;
   /** A constant of the format, 1 for most; bitsandbytes' 1/127. */
   readonly multiplier: number;
+}
+
+/**
+ * A weight that `prepareLinear` took over: its values are those of what it was made of, whose operands' bytes may be in
+ * an order of the kernels' own now. Rows of it are read with `embedding`.
+ */
+export interface PreparedWeight {
+  readonly format: "prepared";
+  readonly source: Code4Weight | Int8Weight;
+  /** What the kernels know it by. */
+  readonly handle: number;
 }
 
 /** Which heads an attention call works on; fixed for a layer. */
@@ -91,13 +102,24 @@ export interface AttentionBatch {
 export interface Kernels {
   /** "shape-only" computes nothing: its operands may be virtual tensors (shape-only.ts). */
   readonly backend: "native" | "reference" | "shape-only";
-  /** "avx512", "avx2", "neon", "portable", "typescript", or "none". */
+  /** "avx512vnni", "avx512", "avx2", "neon", "portable", "typescript", or "none". */
   readonly isa: string;
 
   /** Makes a tensor usable by kernels; validates dtype, alignment and extent once. */
   bind(tensor: Tensor): Operand;
   /** Forgets an operand. Using it afterwards throws. */
   release(operand: Operand): void;
+
+  /**
+   * Takes a weight over for `linear` and `embedding`, once, when it is loaded: the kernels may keep its codes and scales in
+   * an order of their own, in the same bytes, and multiply at the level of activations they were made with
+   * (activation-levels.ts). The caller uses what is returned from then on, and reads the weight's operands no more.
+   * Returns the weight as it is where there is nothing to prepare: dense weights, the level f32, blocks or codebooks that
+   * only the exact kernels take.
+   */
+  prepareLinear(weight: LinearWeight): LinearWeight;
+  /** Forgets a weight that `prepareLinear` returned. Using it afterwards throws. Its operands are released by themselves. */
+  releaseLinear(weight: LinearWeight): void;
 
   /** `out[m]` = row `ids[m] - firstId` of table, or zeros where it has no such row. */
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void;

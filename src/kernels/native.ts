@@ -6,19 +6,23 @@ import { InternalError, ShardloomError } from "../core/errors.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import type { Operand } from "../core/operand.js";
 import { bytesOf, type Tensor } from "../core/tensor.js";
+import type { Activations } from "./activation-levels.js";
 import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
 import { operandExtents } from "./operand-extents.js";
 
 /** Handle that stands for no operand. */
 const NONE = 0;
 
+/** What the addon calls levels of activations. Weights stay as they are at f32. */
+const ACTIVATIONS = { int16: 1, int8: 2, auto: 3 } as const;
+
 /**
- * Kernels of the addon that this thread loaded. Throws ShardloomError `NATIVE_KERNELS_UNAVAILABLE` when there is none,
+ * Kernels of the addon that this thread loaded, which multiply with prepared weights at a level of activations. Throws ShardloomError `NATIVE_KERNELS_UNAVAILABLE` when there is none,
  * OptionError `UNSUPPORTED_ISA` when SHARDLOOM_ISA asks for what this machine cannot run.
  */
-export function createNativeKernels(): Kernels {
+export function createNativeKernels(activations: Activations = "f32"): Kernels {
   const native = nativeAddon();
-  if (native.loaded) return new NativeKernels(native.addon);
+  if (native.loaded) return new NativeKernels(native.addon, activations);
   if (native.error !== undefined) throw native.error;
   throw new ShardloomError(
     "NATIVE_KERNELS_UNAVAILABLE",
@@ -31,8 +35,11 @@ class NativeKernels implements Kernels {
   readonly backend = "native";
   readonly #addon: NativeAddon;
 
-  constructor(addon: NativeAddon) {
+  readonly #activations: Activations;
+
+  constructor(addon: NativeAddon, activations: Activations) {
     this.#addon = addon;
+    this.#activations = activations;
   }
 
   get isa(): string {
@@ -54,8 +61,35 @@ class NativeKernels implements Kernels {
     this.#addon.release(operand.handle);
   }
 
+  prepareLinear(weight: LinearWeight): LinearWeight {
+    const activations = this.#activations;
+    if (activations === "f32" || weight.format === "dense" || weight.format === "prepared") return weight;
+    const { codes, scales, minimums, blockSize } = weight;
+    const level = ACTIVATIONS[activations];
+    const handle =
+      weight.format === "code4"
+        ? this.#addon.prepareCode4(
+            codes.handle,
+            weight.codebook.handle,
+            scales.handle,
+            handleOf(minimums),
+            blockSize,
+            level,
+          )
+        : this.#addon.prepareInt8(codes.handle, scales.handle, handleOf(minimums), blockSize, weight.multiplier, level);
+    return handle === NONE ? weight : { format: "prepared", source: weight, handle };
+  }
+
+  releaseLinear(weight: LinearWeight): void {
+    if (weight.format === "prepared") this.#addon.releaseWeight(weight.handle);
+  }
+
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
     const addon = this.#addon;
+    if (table.format === "prepared") {
+      addon.embeddingPrepared(out.handle, ids.handle, table.handle, rows, firstId);
+      return;
+    }
     if (table.format === "dense") {
       addon.embedding(out.handle, ids.handle, table.matrix.handle, rows, firstId);
       return;
@@ -114,6 +148,10 @@ class NativeKernels implements Kernels {
 
   linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number, firstColumn = 0): void {
     const addon = this.#addon;
+    if (weight.format === "prepared") {
+      addon.linearPrepared(out.handle, x.handle, weight.handle, handleOf(bias), rows, firstColumn);
+      return;
+    }
     if (weight.format === "dense") {
       addon.linear(out.handle, x.handle, weight.matrix.handle, handleOf(bias), rows, firstColumn);
       return;

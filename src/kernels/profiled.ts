@@ -6,7 +6,7 @@ import type { StepRecorder } from "../core/step-recorder.js";
 import { i32Of, type Tensor } from "../core/tensor.js";
 import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
 import { createShapeOnlyKernels } from "./shape-only.js";
-import { layerNameOf, weightBytes } from "./weight-account.js";
+import { layerNameOf, weightBytes, weightOutputs } from "./weight-account.js";
 
 const F32 = 4;
 const CALIBRATION = "calibration";
@@ -31,6 +31,7 @@ function calibrate(recorder: StepRecorder): void {
 interface WeightAccount {
   readonly row: number;
   readonly bytes: number;
+  readonly outputs: number;
 }
 
 class ProfiledKernels implements Kernels {
@@ -67,6 +68,14 @@ class ProfiledKernels implements Kernels {
 
   release(operand: Operand): void {
     this.#kernels.release(operand);
+  }
+
+  prepareLinear(weight: LinearWeight): LinearWeight {
+    return this.#kernels.prepareLinear(weight);
+  }
+
+  releaseLinear(weight: LinearWeight): void {
+    this.#kernels.releaseLinear(weight);
   }
 
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
@@ -114,8 +123,7 @@ class ProfiledKernels implements Kernels {
   linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number, firstColumn = 0): void {
     const start = this.#recorder.nowUs();
     this.#kernels.linear(out, x, weight, bias, rows, firstColumn);
-    const { row, bytes } = this.#accountOf(weight);
-    const outputs = weight.format === "dense" ? weight.matrix.rows : weight.codes.rows;
+    const { row, bytes, outputs } = this.#accountOf(weight);
     const moved = bytes + F32 * rows * (x.columns + outputs);
     this.#recorder.record(row, start, moved, 2 * rows * x.columns * outputs);
   }
@@ -174,7 +182,8 @@ class ProfiledKernels implements Kernels {
   #accountOf(weight: LinearWeight): WeightAccount {
     const known = this.#weights.get(weight);
     if (known !== undefined) return known;
-    const account = { row: this.#recorder.row(`linear.${layerNameOf(weight)}`), bytes: weightBytes(weight) };
+    const row = this.#recorder.row(`linear.${layerNameOf(weight)}`);
+    const account = { row, bytes: weightBytes(weight), outputs: weightOutputs(weight) };
     this.#weights.set(weight, account);
     return account;
   }

@@ -4,15 +4,17 @@
  */
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
+import type { ActivationLevel, Activations } from "./activation-levels.js";
 import { type RowReader, rowReader, weightExtents } from "./execution-format.js";
 import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
 import { attention, writeKv } from "./reference-attention.js";
 import { expect, expectColumns, expectElements, expectRows, indexBelow } from "./reference-checks.js";
+import { roundedLinear } from "./reference-levels.js";
 import { OperandTable } from "./reference-operands.js";
 
-/** Kernels that run everywhere. */
-export function createReferenceKernels(): Kernels {
-  return new ReferenceKernels();
+/** Kernels that run everywhere. With activations "auto" they multiply in f32. */
+export function createReferenceKernels(activations: Activations = "f32"): Kernels {
+  return new ReferenceKernels(activations === "auto" ? "f32" : activations);
 }
 
 class ReferenceKernels implements Kernels {
@@ -20,6 +22,12 @@ class ReferenceKernels implements Kernels {
   readonly isa = "typescript";
   readonly #table = new OperandTable();
   readonly #readers = new WeakMap<LinearWeight, RowReader>();
+  readonly #level: ActivationLevel;
+  readonly #prepared = new WeakSet<LinearWeight>();
+
+  constructor(level: ActivationLevel) {
+    this.#level = level;
+  }
 
   bind(tensor: Tensor): Operand {
     return this.#table.bind(tensor);
@@ -27,6 +35,16 @@ class ReferenceKernels implements Kernels {
 
   release(operand: Operand): void {
     this.#table.release(operand);
+  }
+
+  /** Remembers the weight: only prepared ones are multiplied with at another level than f32. */
+  prepareLinear(weight: LinearWeight): LinearWeight {
+    this.#prepared.add(weight);
+    return weight;
+  }
+
+  releaseLinear(weight: LinearWeight): void {
+    this.#prepared.delete(weight);
   }
 
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
@@ -117,6 +135,13 @@ class ReferenceKernels implements Kernels {
     if (bias !== null) expectElements(bias, out.columns);
     const [outputs, activations, read] = [this.#table.floats(out), this.#table.floats(x), this.#rowsOf(weight)];
     const biases = bias === null ? null : this.#table.floats(bias);
+    const level = this.#prepared.has(weight) ? this.#level : "f32";
+    const rounded = level === "f32" ? null : roundedLinear(weight, level);
+    if (rounded !== null) {
+      const target = { values: outputs, stride: out.columns, firstColumn };
+      rounded(target, activations, biases, rows);
+      return;
+    }
     const row = new Float32Array(inputs);
     for (let n = 0; n < count; n++) {
       read(n, row);
@@ -225,7 +250,8 @@ class ReferenceKernels implements Kernels {
 
   /** A reader of the weight's rows, made once; its operands must be bound. */
   #rowsOf(weight: LinearWeight): RowReader {
-    const operands = weight.format === "dense" ? [weight.matrix] : [weight.codes, weight.scales];
+    const stored = weight.format === "prepared" ? weight.source : weight;
+    const operands = stored.format === "dense" ? [stored.matrix] : [stored.codes, stored.scales];
     for (const operand of operands) this.#table.bytes(operand);
     let reader = this.#readers.get(weight);
     if (reader === undefined) {

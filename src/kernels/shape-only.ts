@@ -14,6 +14,8 @@ export function createShapeOnlyKernels(): Kernels {
     isa: "none",
     bind,
     release: nothing,
+    prepareLinear: (weight) => weight,
+    releaseLinear: nothing,
     embedding: nothing,
     gatherRows: nothing,
     rmsNorm: nothing,

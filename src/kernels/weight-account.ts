@@ -8,8 +8,15 @@ export function weightBytes(weight: LinearWeight): number {
   return operandsOf(weight).reduce((sum, { tensor }) => sum + tensorBytes(tensor), 0);
 }
 
+/** Outputs of a linear layer with this weight. */
+export function weightOutputs(weight: LinearWeight): number {
+  if (weight.format === "prepared") return weightOutputs(weight.source);
+  return weight.format === "dense" ? weight.matrix.rows : weight.codes.rows;
+}
+
 function operandsOf(weight: LinearWeight): readonly Operand[] {
   if (weight.format === "dense") return [weight.matrix];
+  if (weight.format === "prepared") return operandsOf(weight.source);
   const { codes, scales, minimums } = weight;
   const common = minimums === null ? [codes, scales] : [codes, scales, minimums];
   return weight.format === "code4" ? [...common, weight.codebook] : common;
@@ -20,6 +27,7 @@ function operandsOf(weight: LinearWeight): readonly Operand[] {
  * `model.layers.0.self_attn.qkv_proj.weight`. An embedding that serves as output head is a `head` as well.
  */
 export function layerNameOf(weight: LinearWeight): string {
+  if (weight.format === "prepared") return layerNameOf(weight.source);
   const { name } = (weight.format === "dense" ? weight.matrix : weight.codes).tensor;
   const [module = name] = name.split(".weight");
   const layer = module.slice(module.lastIndexOf(".") + 1).replace(/_proj$/, "");

@@ -26,7 +26,8 @@ export class UnquantizedLinearMethod implements LinearMethod {
   }
 
   processWeightsAfterLoading(weights: LoadedWeights): void {
-    this.#weight = { format: "dense", matrix: weights.kernels.bind(weights.tensor("weight")) };
+    const { kernels } = weights;
+    this.#weight = kernels.prepareLinear({ format: "dense", matrix: kernels.bind(weights.tensor("weight")) });
   }
 
   apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void {

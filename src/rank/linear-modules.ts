@@ -38,6 +38,7 @@ export async function findLinearModules(request: LinearModulesRequest): Promise<
     worldSize: 1,
     dtype: selectFamily(description.config).parseConfig(description.config).dtype,
     kvCacheDtype: "f32",
+    activations: "f32",
     blockSize: 1,
     blocks: 1,
     maxModelLength: 1,

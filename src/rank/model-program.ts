@@ -40,7 +40,7 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
       const registries = await loadPlugins(init.plugins);
       loadRecorder?.leave();
       // Whoever launched the ranks has warned already: all threads find the same addon, or none.
-      const plain = createKernels((message) => {
+      const plain = createKernels(init.options.activations, (message) => {
         logger.debug(message);
       });
       if (plain.backend === "native") applyThreads(init.threads, logger);

@@ -1,4 +1,5 @@
 import type { FloatDType } from "../core/dtype.js";
+import type { Activations } from "../kernels/activation-levels.js";
 import type { ModelDescription } from "../loading/model-loader.js";
 import type { QuantizationSelection } from "../quantization/registry.js";
 import type { StepLimits } from "./step.js";
@@ -16,6 +17,8 @@ export interface RankOptions {
   /** dtype of unquantized weights. */
   readonly dtype: FloatDType;
   readonly kvCacheDtype: FloatDType;
+  /** How kernels multiply with quantized weights. */
+  readonly activations: Activations;
   /** Tokens a block of KV cache holds. */
   readonly blockSize: number;
   readonly blocks: number;

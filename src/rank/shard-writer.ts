@@ -10,7 +10,7 @@ import { type DType, dtypeBytes, isFloat } from "../core/dtype.js";
 import { invariant, UnsupportedError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import { bytesOf, elementCount, f32Of } from "../core/tensor.js";
-import type { LinearWeight } from "../kernels/kernels.js";
+import type { LinearWeight, PreparedWeight } from "../kernels/kernels.js";
 import type { LinearModule } from "../layers/layer-context.js";
 import type { Parameter } from "../layers/parameter.js";
 import {
@@ -135,6 +135,7 @@ class Shard {
 
   /** The rows of a part that an execution weight holds, if there are any. */
   #piecesOf(part: LinearPart, inputs: Range, { firstRow, weight }: ExecutionWeight) {
+    invariant(weight.format !== "prepared", `${part.prefix}: kernels in f32 leave weights as they are`);
     const rows = rowsOf(weight);
     const start = Math.max(firstRow, part.localOffset);
     const end = Math.min(firstRow + rows, part.localOffset + part.rows.end - part.rows.start);
@@ -189,19 +190,22 @@ class Shard {
   }
 }
 
+/** A weight in the order of its rows. */
+type StoredWeight = Exclude<LinearWeight, PreparedWeight>;
+
 /** Some rows of a weight. Planes that the format has not are empty. */
 interface SlicedWeight {
-  readonly source: LinearWeight;
+  readonly source: StoredWeight;
   readonly codes: Uint8Array;
   readonly scales: Uint8Array;
   readonly minimums: Uint8Array;
 }
 
-function rowsOf(weight: LinearWeight): number {
+function rowsOf(weight: StoredWeight): number {
   return weight.format === "dense" ? weight.matrix.rows : weight.codes.rows;
 }
 
-function sliceRows(weight: LinearWeight, start: number, end: number): SlicedWeight {
+function sliceRows(weight: StoredWeight, start: number, end: number): SlicedWeight {
   const total = rowsOf(weight);
   const slice = (operand: Operand | null): Uint8Array => {
     if (operand === null) return new Uint8Array(0);

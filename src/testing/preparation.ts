@@ -64,6 +64,7 @@ export async function prepare(options: ModelOptions): Promise<Preparation> {
     quantization: registries.quantization.select(description.config, choice),
     dtype: dtype === "auto" ? config.dtype : checkDtype("dtype", dtype),
     kvCacheDtype,
+    activations: "f32",
     ...capacity,
     weightSeed: seed,
   };

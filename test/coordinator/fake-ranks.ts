@@ -47,6 +47,7 @@ export function startFakeRanks(options: FakeRanksOptions = {}): Promise<Coordina
       worldSize,
       dtype: "f32",
       kvCacheDtype: "f32",
+      activations: "f32",
       quantization: null,
       blockSize: 16,
       blocks: 4,

@@ -24,6 +24,7 @@ export async function startModelRanks(
       worldSize,
       dtype: "bf16",
       kvCacheDtype: "f32",
+      activations: "f32",
       quantization: null,
       blockSize: BLOCK_SIZE,
       blocks: BLOCKS,

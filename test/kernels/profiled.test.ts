@@ -61,6 +61,8 @@ describe("profiled kernels", () => {
   const everyCall: Readonly<Record<Exclude<keyof Kernels, "backend" | "isa">, readonly unknown[]>> = {
     bind: [x.tensor],
     release: [x],
+    prepareLinear: [dense],
+    releaseLinear: [dense],
     embedding: [x, vector, dense, 2, 1],
     gatherRows: [x, x, vector, 1, 2],
     rmsNorm: [x, x, vector, 2, 1e-5],

@@ -8,7 +8,7 @@ const program = `
   const warnings = [];
   const result = { warnings };
   try {
-    const { backend, isa } = createKernels((message) => warnings.push(message));
+    const { backend, isa } = createKernels("auto", (message) => warnings.push(message));
     Object.assign(result, { backend, isa });
   } catch (error) {
     Object.assign(result, { error: error.name, code: error.code, message: error.message });

@@ -75,6 +75,7 @@ async function loadInTurn(
     worldSize,
     dtype: config.dtype,
     kvCacheDtype: "f32",
+    activations: "f32",
     quantization: registries.quantization.select(description.config, choice),
     ...planCapacity(config, { maxTokensPerStep: 8, maxSequences: 1 }, worldSize, "f32"),
   } as const;

@@ -85,6 +85,7 @@ export async function loadRanks(path: string, worldSize: number, options: LoadRa
     worldSize,
     dtype: options.dtype ?? config.dtype,
     kvCacheDtype: "f32",
+    activations: "f32",
     quantization: registries.quantization.select(description.config, null),
     ...planCapacity(config, { maxTokensPerStep: 8, maxSequences: 1 }, worldSize, "f32"),
   } as const;

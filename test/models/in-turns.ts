@@ -26,7 +26,7 @@ export async function engineInTurns(path: string, options: InTurnsOptions): Prom
   const config = selectFamily(description.config).parseConfig(description.config);
   const capacity = planCapacity(config, options, worldSize, kvCacheDtype);
   const quantization = registries.quantization.select(description.config, options.quantization ?? null);
-  const kernels = options.kernels ?? createKernels((message) => console.warn(message));
+  const kernels = options.kernels ?? createKernels("f32", (message) => console.warn(message));
   const executor = await TurnsExecutor.create(
     {
       path,
@@ -35,6 +35,7 @@ export async function engineInTurns(path: string, options: InTurnsOptions): Prom
       worldSize,
       dtype: config.dtype,
       kvCacheDtype,
+      activations: "f32",
       quantization,
       ...capacity,
     },

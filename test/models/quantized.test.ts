@@ -79,6 +79,7 @@ async function loadLinears(path: string, worldSize: number, inFlight: JsonObject
     worldSize,
     dtype: config.dtype,
     kvCacheDtype: "f32",
+    activations: "f32",
     quantization: registries.quantization.select(description.config, choice),
     ...capacity,
   } as const;

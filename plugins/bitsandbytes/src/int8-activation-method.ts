@@ -58,6 +58,11 @@ export class Int8ActivationMethod extends QuantizedLinearMethod {
     this.#reduction = new Reduction(buffers, worldSize, prefix);
   }
 
+  /** int8 codes stay in the order of their rows, in which they are multiplied with here. */
+  protected override prepare(kernels: Kernels, weight: LinearWeight): LinearWeight {
+    return weight.format === "int8" ? weight : super.prepare(kernels, weight);
+  }
+
   override apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void {
     for (const { firstRow, weight } of this.executionWeights()) {
       const matrix = this.#matrices.get(weight);

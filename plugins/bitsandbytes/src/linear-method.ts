@@ -58,8 +58,14 @@ export class QuantizedLinearMethod implements LinearMethod {
 
   processWeightsAfterLoading(weights: LoadedWeights, layer: LinearLayer): void {
     this.#loaded = this.#segments.map((segment) => {
-      return { segment, weight: bindSegment(segment, weights, layer, this.resources) };
+      const weight = bindSegment(segment, weights, layer, this.resources);
+      return { segment, weight: this.prepare(weights.kernels, weight) };
     });
+  }
+
+  /** The weight as `apply` passes it to the kernels. */
+  protected prepare(kernels: Kernels, weight: LinearWeight): LinearWeight {
+    return kernels.prepareLinear(weight);
   }
 
   apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void {

@@ -121,7 +121,7 @@ export function expectShards(
 export function formatsOf({ method }: LinearModule): readonly string[] {
   return method.executionWeights().map(({ weight }) => {
     if (weight.format === "code4") return `code4/${weight.blockSize}`;
-    return weight.format === "int8" ? "int8" : `dense ${weight.matrix.tensor.dtype}`;
+    return weight.format === "dense" ? `dense ${weight.matrix.tensor.dtype}` : weight.format;
   });
 }
 

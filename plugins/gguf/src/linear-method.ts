@@ -56,7 +56,8 @@ export class BlockLinearMethod implements LinearMethod {
 
   processWeightsAfterLoading(weights: LoadedWeights): void {
     this.#weights = this.#segments.map((segment) => {
-      return { firstRow: segment.firstRow, weight: bindSegment(segment, weights, this.#codebooks) };
+      const weight = weights.kernels.prepareLinear(bindSegment(segment, weights, this.#codebooks));
+      return { firstRow: segment.firstRow, weight };
     });
   }
 

@@ -135,6 +135,7 @@ export function assertShard(
   let row = 0;
   for (const { firstRow, weight } of method.executionWeights()) {
     assert.equal(firstRow, row, `${what}: first rows`);
+    assert.ok(weight.format !== "prepared");
     row += weight.format === "dense" ? weight.matrix.rows : weight.codes.rows;
   }
 }

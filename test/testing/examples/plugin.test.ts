@@ -42,7 +42,7 @@ class RowInt8Method implements LinearMethod {
       );
     }
     const operands = { codes: kernels.bind(codes), scales: kernels.bind(scales), minimums: null };
-    this.#weight = { format: "int8", ...operands, blockSize: columns, multiplier: 1 };
+    this.#weight = kernels.prepareLinear({ format: "int8", ...operands, blockSize: columns, multiplier: 1 });
   }
 
   apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void {

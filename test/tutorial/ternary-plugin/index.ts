@@ -76,7 +76,7 @@ function ternaryMethod(blockRows: number, fused: boolean): LinearMethod {
         }
       }
       const operands = { codes: kernels.bind(codes), codebook: kernels.bind(codebook), scales: kernels.bind(scales) };
-      weight = { format: "code4", ...operands, minimums: null, blockSize: columns };
+      weight = kernels.prepareLinear({ format: "code4", ...operands, minimums: null, blockSize: columns });
     },
     apply: (kernels, out, x, bias, rows) => kernels.linear(out, x, weight, bias, rows),
     embed: (kernels, out, ids, rows, firstId) => kernels.embedding(out, ids, weight, rows, firstId),

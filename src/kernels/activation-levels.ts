@@ -1,0 +1,88 @@
+/**
+ * How activations meet quantized weights, and what the two levels of whole numbers are, exactly.
+ *
+ * - `f32`: activations as they are, weights dequantized, f32 sums.
+ * - `int16`, `int8`: activations are rounded to whole numbers in blocks of inputs, codes of weights to whole numbers of as
+ *   many bits; the products of a block are summed exactly, and the sum is scaled by what the block's activations and
+ *   weights are worth. Blocks are added in the order of inputs, in f32.
+ * - `auto`: a level by instruction set and rows of a call. At one level an element has the same bits for any number of rows;
+ *   `auto` may take another level for another number of rows.
+ *
+ * The bounds below keep 64 products inside 32 bits: 64 * 4096 * 8191 < 2^31, 64 * 128 * 32767 < 2^31.
+ */
+
+export const ACTIVATIONS = ["auto", "f32", "int16", "int8"] as const;
+export type Activations = (typeof ACTIVATIONS)[number];
+export type ActivationLevel = Exclude<Activations, "auto">;
+export type IntegerLevel = Exclude<ActivationLevel, "f32">;
+
+export function isActivations(value: string): value is Activations {
+  return ACTIVATIONS.some((each) => each === value);
+}
+
+/** Largest magnitude of an activation's code, by the format of the weight it meets. */
+export const ACTIVATION_LIMIT = {
+  code4: { int16: 8191, int8: 127 },
+  int8: { int16: 32767, int8: 127 },
+} as const;
+
+/** Largest magnitude of a whole number that stands for an entry of a 4-bit codebook. */
+const CODEBOOK_LIMIT = { int16: 4096, int8: 127 } as const;
+
+/** A block whose largest magnitude is below this counts as zeros. */
+const LEAST_MAGNITUDE = 2 ** -100;
+const SMALLEST_NORMAL = 2 ** -126;
+
+const { fround } = Math;
+
+/** Inputs that share a step of the activations: the largest of 64, 32 and 16 that a block of the weight is a multiple of. */
+export function activationBlock(blockSize: number): number {
+  return [64, 32].find((size) => blockSize % size === 0) ?? 16;
+}
+
+/** A codebook in whole numbers: entry i is about `codes[i] * step`. */
+export interface RoundedCodebook {
+  readonly codes: readonly number[];
+  readonly step: number;
+}
+
+/**
+ * Rounds a codebook; exactly if its entries are whole multiples of a power of two within the limit, as those of linear codes
+ * are. Null where an entry is no number, or too close to 0 for f32: such a weight is multiplied with in f32.
+ */
+export function roundCodebook(entries: Float32Array, level: IntegerLevel): RoundedCodebook | null {
+  if (!entries.every(Number.isFinite)) return null;
+  const limit = CODEBOOK_LIMIT[level];
+  const largest = entries.reduce((most, entry) => Math.max(most, Math.abs(entry)), 0);
+  let scale = 1;
+  if (largest > 0) {
+    while (largest * scale * 2 <= limit) scale *= 2;
+    while (largest * scale > limit) scale /= 2;
+    if (!entries.every((entry) => Number.isInteger(entry * scale))) scale = limit / largest;
+  }
+  const step = fround(1 / scale);
+  if (!Number.isFinite(step) || step < SMALLEST_NORMAL) return null;
+  return { codes: [...entries].map((entry) => roundHalfEven(entry * scale)), step };
+}
+
+/**
+ * Rounds a block of activations to `codes` and returns their step: the largest magnitude / limit. A block that holds NaN or
+ * infinity has NaN for a step and zeros for codes.
+ */
+export function roundBlock(x: Float32Array, codes: Int32Array, limit: number): number {
+  codes.fill(0);
+  if (!x.every(Number.isFinite)) return Number.NaN;
+  const largest = x.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  if (largest < LEAST_MAGNITUDE) return 0;
+  const inverse = fround(limit / largest);
+  for (let i = 0; i < x.length; i++) codes[i] = roundHalfEven(fround((x[i] ?? 0) * inverse));
+  return fround(largest / limit);
+}
+
+/** To the nearest whole number, of two the even one. */
+export function roundHalfEven(value: number): number {
+  const floor = Math.floor(value);
+  const rest = value - floor;
+  if (rest !== 0.5) return rest < 0.5 ? floor : floor + 1;
+  return floor % 2 === 0 ? floor : floor + 1;
+}
