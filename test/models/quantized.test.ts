@@ -255,6 +255,7 @@ describe("quantized models on worker threads", () => {
           plugins: ["@shardloom/bitsandbytes"],
           quantization: "bitsandbytes",
           quantizationOptions: options,
+          activations: "f32",
         });
         const sampling = { maxTokens: 12, logprobs: 5 };
         const ids = prompt?.promptIds ?? assert.fail();

@@ -58,7 +58,7 @@ describe("SmolLM2-135M-Instruct on worker threads, against transformers", () => 
     describe(`as the quantized GGUF file at ${tensorParallelSize} ranks`, () => {
       let engine: Engine;
       before(async () => {
-        engine = await launch({ model: path, tensorParallelSize, plugins: ["@shardloom/gguf"] });
+        engine = await launch({ model: path, tensorParallelSize, plugins: ["@shardloom/gguf"], activations: "f32" });
       });
       after(() => engine.close());
 
@@ -81,7 +81,7 @@ describe("SmolLM2-135M-Instruct on worker threads, against transformers", () => 
     it(`in NF4 with double quantization at ${tensorParallelSize} ranks answers with the golden tokens and logits`, async () => {
       const nf4 = readGolden(fixture("smollm2/nf4-dq.golden.json"));
       const options = bitsandbytes({ type: "nf4", doubleQuant: true });
-      const engine = await launch({ model: rounded, tensorParallelSize, ...options });
+      const engine = await launch({ model: rounded, tensorParallelSize, activations: "f32", ...options });
       try {
         const answers = nf4.prompts.map(async (prompt) => {
           const answer = await collect(engine, prompt.promptIds, samplingOf(prompt));
