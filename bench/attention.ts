@@ -29,7 +29,7 @@ const CHECKED = { context: 131, queries: 3, layers: 1 };
 const TOLERANCE = 1e-5;
 
 export const attention: Bench = async (context) => {
-  const native = createKernels((message) => context.report(message));
+  const native = createKernels("f32", (message) => context.report(message));
   const rows: Row[] = [];
   for (const dtype of DTYPES) {
     const validated = check(native, dtype);

@@ -29,7 +29,7 @@ const CHECKED = { rows: 5, outputs: 67, inputs: 1088 };
 const TOLERANCE = 1e-5;
 
 export const kernels: Bench = async (context) => {
-  const native = createKernels((message) => context.report(message));
+  const native = createKernels("f32", (message) => context.report(message));
   const rows: Row[] = [];
   for (const format of LINEAR_FORMATS) {
     const validated = check(native, format);
