@@ -11,7 +11,7 @@ export interface Setup {
   /** Plain data only. */
   readonly options: Pick<
     LaunchOptions,
-    "tensorParallelSize" | "threadsPerRank" | "kvCacheDtype" | "pinning" | "kvCacheBytes"
+    "tensorParallelSize" | "threadsPerRank" | "activations" | "kvCacheDtype" | "pinning" | "kvCacheBytes"
   >;
   /** Added to the environment. */
   readonly environment?: NodeJS.ProcessEnv;
