@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
+import { COLLECTIVE_PAYLOADS, type CollectivePayload } from "../src/collectives/payload.js";
 import { createRegion } from "../src/collectives/region.js";
 import type { ReducedSize, ReduceWork } from "./allreduce-thread.js";
 import type { Bench } from "./frame/bench.js";
@@ -18,11 +19,11 @@ const PROBE_LINES = 256;
 const PROBE_BYTES = 256 * PROBE_LINES + 8192;
 /** What flags, checks and the call itself may take, whatever the size. */
 const FIXED_US = 0.3;
-const FLOATS_OF_LINE = 16;
+const LINE_BYTES = 64;
 
 /** A thread a rank; what rank 0 measured. */
-async function measure(worldSize: number, rounds: number): Promise<readonly ReducedSize[]> {
-  const region = createRegion({ worldSize });
+async function measure(worldSize: number, payload: CollectivePayload, rounds: number): Promise<readonly ReducedSize[]> {
+  const region = createRegion({ worldSize, payload });
   const probe = new SharedArrayBuffer(PROBE_BYTES);
   const threads = Array.from({ length: worldSize }, (_, rank) => {
     const workerData: ReduceWork = { region, rank, probe, probeLines: PROBE_LINES, counts: COUNTS, rounds };
@@ -33,12 +34,12 @@ async function measure(worldSize: number, rounds: number): Promise<readonly Redu
 }
 
 /** The floor is that of two ranks: more ranks than cores wait for each other's time slices, which no line explains. */
-function reduceRow(worldSize: number, { count, micros, lineNs }: ReducedSize): Row {
-  const lines = (worldSize - 1) * Math.ceil(count / FLOATS_OF_LINE);
+function reduceRow(worldSize: number, payload: CollectivePayload, { count, micros, lineNs }: ReducedSize): Row {
+  const lines = (worldSize - 1) * Math.ceil(((payload === "bf16" ? 2 : 4) * count) / LINE_BYTES);
   const floor = { name: "floor", peer: true, samples: lineNs.map((ns) => FIXED_US + (lines * ns) / 1000) };
   const ours = { name: "shardloom", peer: false, samples: micros };
   return makeRow({
-    subject: { ranks: worldSize, floats: count },
+    subject: { ranks: worldSize, payload, floats: count },
     unit: "us",
     better: "lower",
     sampled: worldSize > availableParallelism() ? [ours] : [ours, floor],
@@ -49,7 +50,7 @@ function reduceRow(worldSize: number, { count, micros, lineNs }: ReducedSize): R
 
 function lineRow(name: string, samples: readonly number[]): Row {
   return makeRow({
-    subject: { ranks: 2, floats: 0 },
+    subject: { ranks: 2, payload: "", floats: 0 },
     unit: "ns",
     better: "lower",
     sampled: [{ name, peer: false, samples }],
@@ -62,25 +63,27 @@ function lineRow(name: string, samples: readonly number[]): Row {
 export const allreduce: Bench = async ({ options, report }) => {
   const rows: Row[] = [];
   for (const worldSize of WORLD_SIZES) {
-    report(`${worldSize} ranks`);
-    const sizes = await measure(worldSize, options.rounds);
-    if (worldSize === 2) {
-      const each = (of: (size: ReducedSize) => readonly number[]): readonly number[] => sizes.flatMap(of);
-      rows.push(
-        lineRow(
-          "a line, one way",
-          each(({ oneWayNs }) => oneWayNs),
-        ),
-      );
-      const name = `a line of ${PROBE_LINES}, both ways`;
-      rows.push(
-        lineRow(
-          name,
-          each(({ lineNs }) => lineNs),
-        ),
-      );
+    for (const payload of COLLECTIVE_PAYLOADS) {
+      report(`${worldSize} ranks, ${payload}`);
+      const sizes = await measure(worldSize, payload, options.rounds);
+      if (rows.length === 0) {
+        const each = (of: (size: ReducedSize) => readonly number[]): readonly number[] => sizes.flatMap(of);
+        rows.push(
+          lineRow(
+            "a line, one way",
+            each(({ oneWayNs }) => oneWayNs),
+          ),
+        );
+        const name = `a line of ${PROBE_LINES}, both ways`;
+        rows.push(
+          lineRow(
+            name,
+            each(({ lineNs }) => lineNs),
+          ),
+        );
+      }
+      rows.push(...sizes.map((size) => reduceRow(worldSize, payload, size)));
     }
-    rows.push(...sizes.map((size) => reduceRow(worldSize, size)));
   }
   return { rows, peers: [] };
 };

@@ -68,7 +68,8 @@ struct CollectiveRank::Request {
   uint32_t site;
 };
 
-bool CollectiveRank::open(void* base, size_t size_bytes, uint32_t rank, uint32_t site, CollectiveRank& out) {
+bool CollectiveRank::open(void* base, size_t size_bytes, uint32_t rank, uint32_t site, const KernelTable& kernels,
+                          CollectiveRank& out) {
   auto* words = static_cast<uint32_t*>(base);
   const size_t needed = described_bytes(words, size_bytes);
   if (needed == 0 || needed > size_bytes || rank >= words[kWorldSize]) return false;
@@ -80,6 +81,8 @@ bool CollectiveRank::open(void* base, size_t size_bytes, uint32_t rank, uint32_t
   out.slot_elements_ = words[kSlotBytes] / sizeof(uint32_t);
   out.slot_stride_ = out.slot_elements_ + kSlotPaddingWords;
   out.one_shot_elements_ = words[kOneShotBytes] / sizeof(uint32_t);
+  out.bf16_ = words[kPayload] == static_cast<uint32_t>(CollectivePayload::kBf16) && out.world_size_ > 1;
+  out.kernels_ = &kernels;
   return true;
 }
 
@@ -216,41 +219,52 @@ CollectiveStatus CollectiveRank::all_reduce(float* data, size_t count) {
   return status;
 }
 
+/** Puts elements [begin, end) into this rank's slot, as they travel. */
+void CollectiveRank::write(uint32_t phase, const float* data, size_t begin, size_t end) const {
+  uint32_t* mine = slot(rank_, phase);
+  if (bf16_) {
+    const Range elements{static_cast<std::int64_t>(begin), static_cast<std::int64_t>(end)};
+    kernels_->narrow_bf16(reinterpret_cast<bf16*>(mine), data, elements);
+  } else {
+    std::memcpy(mine + begin, data + begin, (end - begin) * sizeof(float));
+  }
+}
+
+/** Sums what all ranks brought of [begin, end) into data, and into `copy` unless that is null. */
+void CollectiveRank::sum(float* data, float* copy, uint32_t phase, size_t begin, size_t end) const {
+  const void* sources[kMaxWorldSize];
+  for (uint32_t r = 0; r < world_size_; r++) sources[r] = slot(r, phase);
+  // This rank's own f32 are still where they came from.
+  if (!bf16_) sources[rank_] = data;
+  const RankSumArgs args{data, copy, sources, bf16_ ? DType::bf16 : DType::f32, world_size_, rank_};
+  kernels_->sum_ranks(args, {static_cast<std::int64_t>(begin), static_cast<std::int64_t>(end)});
+}
+
 /** Every rank sums all slots: one wait, and each payload crosses to every rank. */
 CollectiveStatus CollectiveRank::reduce_one_shot(float* data, size_t count, const Request& request) const {
   const uint32_t phase = next_phase();
-  std::memcpy(slot(rank_, phase), data, count * sizeof(float));
+  write(phase, data, 0, count);
   const CollectiveStatus status = meet(phase, request);
-  if (status != CollectiveStatus::kDone || world_size_ == 1) return status;
-  const float* sources[kMaxWorldSize];
-  for (uint32_t r = 0; r < world_size_; r++) {
-    sources[r] = r == rank_ ? data : reinterpret_cast<const float*>(slot(r, phase));
-  }
-  sum_in_rank_order(data, nullptr, sources, world_size_, 0, count);
+  if (status == CollectiveStatus::kDone && world_size_ > 1) sum(data, nullptr, phase, 0, count);
   return status;
 }
 
 /**
  * Reduce-scatter, then all-gather: two waits, but every element crosses at most twice however many ranks there are. The
- * sums of the first phase are the payload of the second, in its own half of the slots, so the rule at the top of
- * collectives.h covers both.
+ * sums of the first phase are the payload of the second, in f32 and in its own half of the slots, so the rule at the top
+ * of collectives.h covers both.
  */
 CollectiveStatus CollectiveRank::reduce_scattered(float* data, size_t count, const Request& request) const {
   const uint32_t phase = next_phase();
   const size_t begin = part_begin(count, rank_, world_size_);
   const size_t end = part_begin(count, rank_ + 1, world_size_);
-  auto* mine = reinterpret_cast<float*>(slot(rank_, phase));
-  std::memcpy(mine, data, begin * sizeof(float));
-  std::memcpy(mine + end, data + end, (count - end) * sizeof(float));
+  write(phase, data, 0, begin);
+  if (bf16_) write(phase, data, begin, end);
+  write(phase, data, end, count);
   CollectiveStatus status = meet(phase, request);
   if (status != CollectiveStatus::kDone || world_size_ == 1) return status;
 
-  const float* sources[kMaxWorldSize];
-  for (uint32_t r = 0; r < world_size_; r++) {
-    sources[r] = r == rank_ ? data : reinterpret_cast<const float*>(slot(r, phase));
-  }
-  auto* sums = reinterpret_cast<float*>(slot(rank_, phase + 1));
-  sum_in_rank_order(data, sums, sources, world_size_, begin, end);
+  sum(data, reinterpret_cast<float*>(slot(rank_, phase + 1)), phase, begin, end);
   status = meet(phase + 1, request);
   if (status != CollectiveStatus::kDone) return status;
   for (uint32_t r = 0; r < world_size_; r++) {

@@ -15,11 +15,15 @@
 #include <cstdint>
 
 #include "collectives_payload.h"
+#include "kernels/kernels.h"
 
 namespace shardloom {
 
 /** Outcome of a collective; also why a region is poisoned. Numbers are shared with region.ts. */
 enum class CollectiveStatus : std::uint32_t { kDone = 0, kTimedOut = 1, kAborted = 2, kMismatch = 3 };
+
+/** What all-reduces carry from rank to rank; the header of the region says which. Numbers are shared with region.ts. */
+enum class CollectivePayload : std::uint32_t { kF32 = 0, kBf16 = 1 };
 
 /** Element types of all-gather and broadcast; both are 4 bytes wide and are copied as bits. */
 enum class CollectiveType : std::uint32_t { kF32 = 0, kI32 = 1 };
@@ -33,13 +37,16 @@ class CollectiveRank {
  public:
   /**
    * False when the bytes hold no region of this layout version, or have no such rank. `site` digests the name of the
-   * module that calls; ranks that call for different ones do not belong together, even if they want the same.
+   * module that calls; ranks that call for different ones do not belong together, even if they want the same. `kernels`
+   * sum.
    */
-  static bool open(void* base, std::size_t size_bytes, std::uint32_t rank, std::uint32_t site, CollectiveRank& out);
+  static bool open(void* base, std::size_t size_bytes, std::uint32_t rank, std::uint32_t site,
+                   const KernelTable& kernels, CollectiveRank& out);
 
   /**
    * Sums `count` f32 over all ranks, in place: ((r0 + r1) + r2) + ..., each sum rounded to f32. A NaN becomes the quiet
-   * NaN 0x7fc00000, so that all ranks and both engines agree on every bit. With one rank, data stays as it is.
+   * NaN 0x7fc00000, so that all ranks and both engines agree on every bit. In a region whose payload is bf16, what each
+   * rank brings is rounded to bf16 first. With one rank, data stays as it is.
    */
   CollectiveStatus all_reduce(float* data, std::size_t count);
 
@@ -77,6 +84,8 @@ class CollectiveRank {
   CollectiveStatus poison(CollectiveStatus reason) const;
   void wake_parked() const;
 
+  void write(std::uint32_t phase, const float* data, std::size_t begin, std::size_t end) const;
+  void sum(float* data, float* copy, std::uint32_t phase, std::size_t begin, std::size_t end) const;
   CollectiveStatus reduce_one_shot(float* data, std::size_t count, const Request& request) const;
   CollectiveStatus reduce_scattered(float* data, std::size_t count, const Request& request) const;
 
@@ -88,6 +97,8 @@ class CollectiveRank {
   std::size_t slot_elements_ = 0;
   std::size_t slot_stride_ = 0;
   std::size_t one_shot_elements_ = 0;
+  bool bf16_ = false;
+  const KernelTable* kernels_ = nullptr;
 };
 
 /** Wakes all ranks that are parked, for whoever poisoned the region elsewhere. False when the bytes hold no region. */

@@ -20,7 +20,8 @@ CollectiveRank read_rank(Arguments& arguments) {
   const auto site = static_cast<std::uint32_t>(arguments.integer("site", 0, INT32_MAX));
   CollectiveRank collective;
   if (arguments.ok()) {
-    arguments.expect(CollectiveRank::open(region.data, region.bytes, rank, site, collective),
+    const KernelTable& kernels = *arguments.instance().kernels;
+    arguments.expect(CollectiveRank::open(region.data, region.bytes, rank, site, kernels, collective),
                      "expected a region of collectives with a rank %u but received %zu other bytes", rank,
                      region.bytes);
   }

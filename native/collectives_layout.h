@@ -7,7 +7,7 @@
 
 namespace shardloom::collectives_layout {
 
-inline constexpr std::uint32_t kLayoutVersion = 0x53480002;
+inline constexpr std::uint32_t kLayoutVersion = 0x53480003;
 inline constexpr std::uint32_t kMaxWorldSize = 64;
 inline constexpr std::size_t kLineWords = 32;
 
@@ -17,6 +17,7 @@ inline constexpr std::size_t kWorldSize = 1;
 inline constexpr std::size_t kSlotBytes = 2;
 inline constexpr std::size_t kOneShotBytes = 3;
 inline constexpr std::size_t kPoison = 4;
+inline constexpr std::size_t kPayload = 5;
 
 // Gate line.
 inline constexpr std::size_t kGate = kLineWords;

@@ -38,6 +38,8 @@ constexpr KernelTable kPortable = {
     .attention = portable::attention,
     .silu_mul = portable::silu_mul,
     .argmax = portable::argmax,
+    .sum_ranks = portable::sum_ranks,
+    .narrow_bf16 = portable::narrow_bf16,
 };
 
 #if defined(__x86_64__)
@@ -71,6 +73,8 @@ constexpr KernelTable kAvx2 = {
     .attention = avx2::attention,
     .silu_mul = avx2::silu_mul,
     .argmax = avx2::argmax,
+    .sum_ranks = avx2::sum_ranks,
+    .narrow_bf16 = avx2::narrow_bf16,
 };
 
 constexpr KernelTable kAvx512 = {
@@ -102,6 +106,8 @@ constexpr KernelTable kAvx512 = {
     .attention = avx512::attention,
     .silu_mul = avx512::silu_mul,
     .argmax = avx512::argmax,
+    .sum_ranks = avx512::sum_ranks,
+    .narrow_bf16 = avx512::narrow_bf16,
 };
 
 // The same with the dot products of VNNI.
@@ -187,6 +193,8 @@ constexpr KernelTable kNeon = {
     .attention = neon::attention,
     .silu_mul = neon::silu_mul,
     .argmax = neon::argmax,
+    .sum_ranks = neon::sum_ranks,
+    .narrow_bf16 = neon::narrow_bf16,
 };
 
 #endif

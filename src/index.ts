@@ -5,6 +5,7 @@ import type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
 import { resolveModel } from "./checkpoint/model-dir.js";
 import { checkOutput } from "./checkpoint/output-directory.js";
 import { weightBytes } from "./checkpoint/weight-bytes.js";
+import { type CollectivePayload, checkCollectivePayload } from "./collectives/payload.js";
 import { type RankProgress, startCoordinator } from "./coordinator/coordinator.js";
 import { groupLoadProfile, profileOrigin } from "./coordinator/group-load-profile.js";
 import { type QuantizeProgress, type QuantizeReport, quantizeCheckpoint } from "./coordinator/quantize-checkpoint.js";
@@ -30,6 +31,7 @@ import type { QuantizationChoice } from "./quantization/registry.js";
 import type { RankOptions } from "./rank/rank-options.js";
 
 export type { DownloadProgress } from "./checkpoint/hub-snapshot.js";
+export type { CollectivePayload } from "./collectives/payload.js";
 export type { QuantizeProgress, QuantizeReport } from "./coordinator/quantize-checkpoint.js";
 export type { ShardProgress, ShardReport } from "./coordinator/shard-checkpoint.js";
 export {
@@ -132,6 +134,10 @@ export interface LaunchOptions extends CapacityOptions {
    * in blocks, which is faster; `auto`, the default, by instruction set and the rows of a call (activation-levels.ts).
    */
   readonly activations?: Activations | undefined;
+  /**
+   * What ranks send each other to sum: f32, or bf16, which is half as much and rounds each rank's part. Default f32: exact.
+   */
+  readonly collectivePayload?: CollectivePayload | undefined;
   readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
   /** Whether the checksums of a sharded state are verified while it is loaded, by all ranks together. Default true. */
   readonly verifyChecksums?: boolean | undefined;
@@ -168,6 +174,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const logger = createLogger(options.logLevel);
   const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
   const activations = checkActivations(options.activations ?? "auto");
+  const collectivePayload = checkCollectivePayload(options.collectivePayload ?? "f32");
   const plugins = resolvePlugins(options.plugins ?? []);
   const registries = await loadPlugins(plugins);
   const { signal, revision, onProgress, onDownload } = options;
@@ -194,6 +201,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     dtype,
     kvCacheDtype,
     activations,
+    collectivePayload,
     ...capacity,
     ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
   };

@@ -152,6 +152,17 @@ struct NormArgs {
   float epsilon;
 };
 
+// out[i] = copy[i] = sources[0][i] + sources[1][i] + ..., in that order, each sum rounded to f32; a NaN becomes the quiet
+// NaN 0x7fc00000. Sources are f32 or bf16. `out` may be an f32 source; `copy`, which may be null, is none.
+struct RankSumArgs {
+  float* out;
+  float* copy;
+  const void* const* sources;
+  DType payload;
+  std::int64_t ranks;
+  std::int64_t own;     // the source that is in this core's cache
+};
+
 // rms_norm of each of `heads` groups of head_size columns, in place.
 struct HeadNormArgs {
   float* x;             // at the first column of the first head
@@ -288,6 +299,8 @@ struct KernelTable {
   void (*attention)(const AttentionArgs&, Range units);
   void (*silu_mul)(const SiluMulArgs&, Range rows);
   void (*argmax)(const ArgmaxArgs&, Range rows);
+  void (*sum_ranks)(const RankSumArgs&, Range elements);
+  void (*narrow_bf16)(bf16* out, const float* x, Range elements);
 };
 
 }  // namespace shardloom

@@ -32,6 +32,8 @@ void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
+void sum_ranks(const RankSumArgs& args, Range elements);
+void narrow_bf16(bf16* out, const float* x, Range elements);
 
 }  // namespace shardloom::portable
 
@@ -51,6 +53,8 @@ void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
+void sum_ranks(const RankSumArgs& args, Range elements);
+void narrow_bf16(bf16* out, const float* x, Range elements);
 
 }  // namespace shardloom::avx2
 
@@ -70,6 +74,8 @@ void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
+void sum_ranks(const RankSumArgs& args, Range elements);
+void narrow_bf16(bf16* out, const float* x, Range elements);
 
 }  // namespace shardloom::avx512
 
@@ -89,5 +95,7 @@ void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
+void sum_ranks(const RankSumArgs& args, Range elements);
+void narrow_bf16(bf16* out, const float* x, Range elements);
 
 }  // namespace shardloom::neon

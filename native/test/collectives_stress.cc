@@ -12,6 +12,7 @@
 #include "../collectives.h"
 #include "../collectives_layout.h"
 #include "../collectives_probe.h"
+#include "../kernels/variants.h"
 
 namespace {
 
@@ -24,11 +25,19 @@ struct Setup {
   std::uint32_t one_shot_bytes;
   std::uint32_t spin_micros;
   std::uint32_t yield_micros;
+  CollectivePayload payload;
 };
 
 constexpr int kRounds = 300;
 constexpr std::size_t kMostElements = 200;
 constexpr std::size_t kGatherRows = 5;
+// What collectives use of the kernels.
+constexpr KernelTable kKernels = {
+    .isa = "portable",
+    .sum_ranks = portable::sum_ranks,
+    .narrow_bf16 = portable::narrow_bf16,
+};
+
 constexpr std::uint32_t kSite = 4711;
 constexpr std::uint32_t kDeadlineMs = 60'000;
 
@@ -48,6 +57,7 @@ void format(std::uint32_t* words, const Setup& setup) {
   words[kWorldSize] = setup.world_size;
   words[kSlotBytes] = setup.slot_bytes;
   words[kOneShotBytes] = setup.one_shot_bytes;
+  words[kPayload] = static_cast<std::uint32_t>(setup.payload);
   for (std::uint32_t rank = 0; rank < setup.world_size; rank++) {
     std::uint32_t* line = words + kFirstRankLine + rank * kLineWords;
     line[kArrived] = UINT32_MAX - 100;  // the count of phases wraps around on the way
@@ -62,8 +72,8 @@ class Rank {
  public:
   Rank(std::uint32_t* words, const Setup& setup, std::uint32_t rank) : setup_(setup), rank_(rank) {
     const std::size_t bytes = region_bytes(setup.world_size, setup.slot_bytes);
-    check(CollectiveRank::open(words, bytes, rank, kSite, collective_), "open");
-    check(CollectiveRank::open(words, bytes, rank, kSite + (rank == 0), deviant_), "open for another site");
+    check(CollectiveRank::open(words, bytes, rank, kSite, kKernels, collective_), "open");
+    check(CollectiveRank::open(words, bytes, rank, kSite + (rank == 0), kKernels, deviant_), "open for another site");
   }
 
   void run() {
@@ -85,7 +95,8 @@ class Rank {
  private:
   void check(bool condition, const char* what) const { expect(condition, what, setup_, rank_, round_); }
 
-  float value(std::size_t element) const { return static_cast<float>(1 + ((round_ + element) & 1023)); }
+  // Times a rank, these are exact in bf16 as well.
+  float value(std::size_t element) const { return static_cast<float>(1 + ((round_ + element) & 31)); }
 
   void reduce() {
     const std::size_t count = 1 + static_cast<std::size_t>(round_) * 37 % kMostElements;
@@ -171,9 +182,11 @@ int main() {
   for (const std::uint32_t world_size : {2U, 3U, 4U}) {
     for (const std::uint32_t slot_bytes : {128U, 4096U}) {
       for (const std::uint32_t one_shot_bytes : {0U, 64U, 4096U}) {
-        run({world_size, slot_bytes, one_shot_bytes, 0, 0});
-        run({world_size, slot_bytes, one_shot_bytes, 0, 100});
-        run({world_size, slot_bytes, one_shot_bytes, 50, 200});
+        for (const CollectivePayload payload : {CollectivePayload::kF32, CollectivePayload::kBf16}) {
+          run({world_size, slot_bytes, one_shot_bytes, 0, 0, payload});
+          run({world_size, slot_bytes, one_shot_bytes, 0, 100, payload});
+          run({world_size, slot_bytes, one_shot_bytes, 50, 200, payload});
+        }
       }
     }
   }

@@ -1,5 +1,6 @@
 /** The flags that every command takes: which model, how it is loaded, what is said while it is. */
 import type { Command } from "commander";
+import { COLLECTIVE_PAYLOADS, type CollectivePayload } from "../collectives/payload.js";
 import { createLogger } from "../core/logger.js";
 import type { LaunchOptions } from "../index.js";
 import { ACTIVATIONS, type Activations } from "../kernels/activation-levels.js";
@@ -44,6 +45,7 @@ export interface ModelFlags extends SourceFlags, QuantizationFlags {
   readonly pinning: boolean;
   readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
   readonly activations: Activations;
+  readonly collectivePayload: CollectivePayload;
   readonly kvCacheBytes?: number;
   readonly maxModelLen?: number;
   readonly verifyChecksums: boolean;
@@ -68,6 +70,12 @@ export function addModelOptions(command: Command): void {
       "how activations meet quantized weights: auto (by instruction set and batch), f32, int16, int8",
       oneOf("--activations", ACTIVATIONS),
       "auto",
+    )
+    .option(
+      "--collective-payload <type>",
+      "what ranks send each other to sum: f32, bf16",
+      oneOf("--collective-payload", COLLECTIVE_PAYLOADS),
+      "f32",
     )
     .option("--kv-cache-bytes <n>", "memory for the KV cache over all ranks", wholeNumber("--kv-cache-bytes", 1))
     .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1))
@@ -142,6 +150,7 @@ export function launchOptionsOf(flags: ModelFlags): LaunchOptions {
     quantizationOptions: optionsOf(flags.quantizationOption),
     kvCacheDtype: flags.kvCacheDtype,
     activations: flags.activations,
+    collectivePayload: flags.collectivePayload,
     kvCacheBytes: flags.kvCacheBytes,
     maxModelLength: flags.maxModelLen,
     verifyChecksums: flags.verifyChecksums,

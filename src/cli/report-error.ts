@@ -14,6 +14,7 @@ const FLAGS: ReadonlyMap<string, string> = new Map([
   ["activations", "--activations"],
   ["kvCacheBytes", "--kv-cache-bytes"],
   ["kvCacheDtype", "--kv-cache-dtype"],
+  ["collectivePayload", "--collective-payload"],
   ["loadFormat", "--load-format"],
   ["logLevel", "--log-level"],
   ["quantization", "--quantization"],

@@ -6,12 +6,16 @@
 import type { AllGather, AllReduce, Broadcast, CollectiveRequest } from "./collective.js";
 import {
   addElements,
+  addWidened,
+  COLLECTIVE_PAYLOADS,
   copyElements,
   type PayloadView,
   packColumns,
   payloadOf,
+  roundElements,
   unifyNaNs,
   unpackColumns,
+  widenElements,
 } from "./payload.js";
 import {
   type CollectiveRegion,
@@ -32,11 +36,21 @@ const LINE_ELEMENTS = 16;
 const PARK_SLICE_MS = 20;
 const SPINS_BETWEEN_LOOKS = 64;
 
-type Halves = readonly [PayloadView, PayloadView];
+/** A slot's elements: of four bytes, or bf16. */
+interface SlotView extends PayloadView {
+  readonly bf16: Uint16Array;
+}
 
-function viewOfSlot(region: CollectiveRegion, rank: number, half: 0 | 1): PayloadView {
+type Halves = readonly [SlotView, SlotView];
+
+function viewOfSlot(region: CollectiveRegion, rank: number, half: 0 | 1): SlotView {
   const bits = slotOf(region, rank, half);
-  return { bits, f32: new Float32Array(bits.buffer, bits.byteOffset, bits.length) };
+  const { buffer, byteOffset, length } = bits;
+  return {
+    bits,
+    f32: new Float32Array(buffer, byteOffset, length),
+    bf16: new Uint16Array(buffer, byteOffset, 2 * length),
+  };
 }
 
 /** First element of a rank's part of `count` elements; it ends where the next rank's begins. */
@@ -54,6 +68,7 @@ export class AtomicsEngine {
   readonly #mine: Halves;
   readonly #slotElements: number;
   readonly #oneShotElements: number;
+  readonly #rounds: boolean;
 
   constructor(region: CollectiveRegion, rank: number) {
     this.#rank = rank;
@@ -64,6 +79,7 @@ export class AtomicsEngine {
     this.#slots = ranks.map((r): Halves => [viewOfSlot(region, r, 0), viewOfSlot(region, r, 1)]);
     this.#mine = [viewOfSlot(region, rank, 0), viewOfSlot(region, rank, 1)];
     this.#slotElements = region.slotBytes / 4;
+    this.#rounds = COLLECTIVE_PAYLOADS[this.#words[HEADER.payload] ?? 0] === "bf16" && region.worldSize > 1;
     this.#oneShotElements = Math.floor((this.#words[HEADER.oneShotBytes] ?? 0) / 4);
   }
 
@@ -98,7 +114,7 @@ export class AtomicsEngine {
 
   #reduceOneShot(request: AllReduce, data: PayloadView, first: number, count: number): number {
     const phase = this.#nextPhase();
-    copyElements(this.#mine[half(phase)].bits, 0, data.bits, first, count);
+    this.#write(phase, data, first, count);
     const status = this.#meet(phase, request);
     if (status === STATUS.done && this.#worldSize > 1) this.#sum(data, first, phase, 0, count);
     return status;
@@ -106,7 +122,7 @@ export class AtomicsEngine {
 
   #reduceScattered(request: AllReduce, data: PayloadView, first: number, count: number): number {
     const phase = this.#nextPhase();
-    copyElements(this.#mine[half(phase)].bits, 0, data.bits, first, count);
+    this.#write(phase, data, first, count);
     let status = this.#meet(phase, request);
     if (status !== STATUS.done || this.#worldSize === 1) return status;
 
@@ -126,12 +142,21 @@ export class AtomicsEngine {
     return status;
   }
 
+  /** Puts elements into this rank's slot, as they travel. */
+  #write(phase: number, data: PayloadView, first: number, count: number): void {
+    const slot = this.#mine[half(phase)];
+    if (this.#rounds) roundElements(slot.bf16, 0, data.bits, first, count);
+    else copyElements(slot.bits, 0, data.bits, first, count);
+  }
+
   /** Sums elements `[from, from + count)` of all slots into those of a chunk that begins at `first` of the data. */
   #sum(data: PayloadView, first: number, phase: number, from: number, count: number): void {
     let r = 0;
     for (const slot of this.#slots) {
       const source = slot[half(phase)];
-      if (r === 0) copyElements(data.bits, first + from, source.bits, from, count);
+      if (this.#rounds && r === 0) widenElements(data.bits, first + from, source.bf16, from, count);
+      else if (this.#rounds) addWidened(data.f32, first + from, source.bf16, from, count);
+      else if (r === 0) copyElements(data.bits, first + from, source.bits, from, count);
       else addElements(data.f32, first + from, source.f32, from, count);
       r++;
     }

@@ -2,8 +2,27 @@
  * What collectives do to the elements of their operands, in TypeScript. All sums of all drivers come from here or repeat
  * it (native/collectives.cc): ranks in order, each sum rounded to f32, a NaN always the same NaN.
  */
-import { InternalError } from "../core/errors.js";
+import { describeValue, InternalError, OptionError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
+
+/**
+ * What all-reduces carry from rank to rank: the f32 that ranks sum, or these rounded to bf16, half as many bytes. Sums are
+ * f32 either way.
+ */
+export const COLLECTIVE_PAYLOADS = ["f32", "bf16"] as const;
+export type CollectivePayload = (typeof COLLECTIVE_PAYLOADS)[number];
+
+/** Checks what a user asks for. Throws OptionError `INVALID_OPTION`. */
+export function checkCollectivePayload(value: unknown): CollectivePayload {
+  const found = COLLECTIVE_PAYLOADS.find((payload) => payload === value);
+  if (found !== undefined) return found;
+  const expected = COLLECTIVE_PAYLOADS.join(" or ");
+  throw new OptionError(
+    "INVALID_OPTION",
+    `expected collectivePayload to be ${expected} but received ${describeValue(value)}`,
+    { option: "collectivePayload", expected, received: String(value) },
+  );
+}
 
 /** The one NaN that sums give: hardware and engines differ in the payload they would pass on. */
 const QUIET_NAN_BITS = 0x7fc00000;
@@ -54,6 +73,55 @@ export function addElements(
 ): void {
   for (let i = 0; i < count; i++) out[outFirst + i] = (out[outFirst + i] ?? 0) + (source[sourceFirst + i] ?? 0);
 }
+
+/** Rounds f32, given as bits, to bf16: to nearest, ties to even; NaN stays NaN. */
+export function roundElements(
+  out: Uint16Array,
+  outFirst: number,
+  source: Int32Array,
+  sourceFirst: number,
+  count: number,
+): void {
+  for (let i = 0; i < count; i++) out[outFirst + i] = bf16Bits(source[sourceFirst + i] ?? 0);
+}
+
+/** The same in place: what another rank would read. */
+export function roundInPlace(data: Int32Array, count: number): void {
+  for (let i = 0; i < count; i++) data[i] = bf16Bits(data[i] ?? 0) << 16;
+}
+
+function bf16Bits(bits: number): number {
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
+  return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+}
+
+/** The f32 bits of bf16 elements. */
+export function widenElements(
+  out: Int32Array,
+  outFirst: number,
+  source: Uint16Array,
+  sourceFirst: number,
+  count: number,
+): void {
+  for (let i = 0; i < count; i++) out[outFirst + i] = (source[sourceFirst + i] ?? 0) << 16;
+}
+
+/** `out[i] += source[i]` of bf16 elements, as addElements does. */
+export function addWidened(
+  out: Float32Array,
+  outFirst: number,
+  source: Uint16Array,
+  sourceFirst: number,
+  count: number,
+): void {
+  for (let i = 0; i < count; i++) {
+    wide.bits[0] = (source[sourceFirst + i] ?? 0) << 16;
+    out[outFirst + i] = (out[outFirst + i] ?? 0) + (wide.f32[0] ?? 0);
+  }
+}
+
+const wideBuffer = new ArrayBuffer(4);
+const wide = { bits: new Int32Array(wideBuffer), f32: new Float32Array(wideBuffer) };
 
 /** Replaces every NaN by the quiet NaN 0x7fc00000. */
 export function unifyNaNs(out: PayloadView, first: number, count: number): void {

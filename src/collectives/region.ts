@@ -13,9 +13,10 @@
 import { Arena, type ArenaHandle } from "../core/arena.js";
 import { InternalError } from "../core/errors.js";
 import { MAX_WORLD_SIZE } from "../core/rank.js";
+import { COLLECTIVE_PAYLOADS, type CollectivePayload } from "./payload.js";
 
 /** Changes with the layout and the protocol. */
-export const LAYOUT_VERSION = 0x53480002;
+export const LAYOUT_VERSION = 0x53480003;
 
 export const LINE_BYTES = 128;
 export const LINE_WORDS = LINE_BYTES / 4;
@@ -25,10 +26,12 @@ export const HEADER = {
   version: 0,
   worldSize: 1,
   slotBytes: 2,
-  /** Payloads up to this size are summed one-shot, larger ones by reduce-scatter and all-gather. */
+  /** So many bytes of f32 are summed one-shot, more of them by reduce-scatter and all-gather. */
   oneShotBytes: 3,
   /** 0 while the region is sound, else `Status | (rank + 1) << 8` of whoever gave it up; rank + 1 = 0: no rank. */
   poison: 4,
+  /** Index in `COLLECTIVE_PAYLOADS`. */
+  payload: 5,
 } as const;
 
 /** Gate line: threads park on `gate`, after they set `parked`. Whoever finds all arrived clears it and moves the gate. */
@@ -75,6 +78,8 @@ export interface RegionOptions {
   readonly slotBytes?: number;
   /** Overrides the size up to which every rank sums all slots itself. Results do not depend on it. */
   readonly oneShotBytes?: number;
+  /** What all-reduces carry; f32 by default. */
+  readonly payload?: CollectivePayload;
 }
 
 /**
@@ -82,6 +87,7 @@ export interface RegionOptions {
  */
 export function createRegion(options: RegionOptions): CollectiveRegion {
   const { worldSize, slotBytes = DEFAULT_SLOT_BYTES, oneShotBytes = defaultOneShotBytes(worldSize) } = options;
+  const { payload = "f32" } = options;
   checkExtents(worldSize, slotBytes);
   const memory = Arena.create("collectives", slotsOffset(worldSize) + 2 * worldSize * slotStride(slotBytes)).handle;
   const region = { worldSize, slotBytes, memory };
@@ -89,6 +95,7 @@ export function createRegion(options: RegionOptions): CollectiveRegion {
   words[HEADER.worldSize] = worldSize;
   words[HEADER.slotBytes] = slotBytes;
   words[HEADER.oneShotBytes] = oneShotBytes;
+  words[HEADER.payload] = COLLECTIVE_PAYLOADS.indexOf(payload);
   words[HEADER.version] = LAYOUT_VERSION;
   return region;
 }

@@ -5,7 +5,15 @@
  */
 import { CollectiveError, InternalError, withRank } from "../core/errors.js";
 import type { AllGather, AllReduce, Broadcast, CollectiveRequest, Pass } from "./collective.js";
-import { addElements, copyColumns, copyElements, payloadOf, unifyNaNs } from "./payload.js";
+import {
+  addElements,
+  type CollectivePayload,
+  copyColumns,
+  copyElements,
+  payloadOf,
+  roundInPlace,
+  unifyNaNs,
+} from "./payload.js";
 import { REQUEST_WORDS } from "./region.js";
 import { checkContribution, checkRequest, describeRequest, forSite, sameRequest, writeRequest } from "./request.js";
 
@@ -36,6 +44,8 @@ export interface TurnsOptions {
   readonly observer?: TurnsObserver;
   /** False where operands are virtual: requests are checked and compared, and nothing is moved. */
   readonly moveElements?: boolean;
+  /** What all-reduces carry, with the rounding that real threads do; f32 by default. */
+  readonly payload?: CollectivePayload | undefined;
 }
 
 interface Seat<Result> {
@@ -50,12 +60,14 @@ export class Turns<Result> {
   readonly #byRank: readonly number[];
   readonly #observer: TurnsObserver;
   readonly #moveElements: boolean;
+  readonly #payload: CollectivePayload;
   /** Collectives so far, the current one included: equal on all ranks. */
   #sequence = 0;
 
   constructor(passes: readonly Pass<Result>[], options: TurnsOptions = {}) {
     this.#observer = options.observer ?? {};
     this.#moveElements = options.moveElements ?? true;
+    this.#payload = options.payload ?? "f32";
     this.#seats = passes.map((pass) => ({ pass, request: undefined, result: undefined }));
     this.#byRank = passes.map((_, rank) => rank);
   }
@@ -78,7 +90,7 @@ export class Turns<Result> {
       if (requests.length === 0) return undefined;
       for (const request of requests) checkRequest(request, requests.length);
       this.#observer.asked?.(requests);
-      if (this.#moveElements) carryOut(requests);
+      if (this.#moveElements) carryOut(requests, this.#payload);
       this.#observer.carriedOut?.(requests);
       return requests[0];
     } catch (error) {
@@ -153,18 +165,19 @@ function agreedRequests(asked: readonly (CollectiveRequest | undefined)[], seque
   );
 }
 
-function carryOut(requests: readonly CollectiveRequest[]): void {
+function carryOut(requests: readonly CollectiveRequest[], payload: CollectivePayload): void {
   const reduces = requests.filter((request) => request.kind === "allReduce");
-  if (reduces.length > 0) allReduce(reduces);
+  if (reduces.length > 0) allReduce(reduces, payload);
   const gathers = requests.filter((request) => request.kind === "allGather");
   if (gathers.length > 0) allGather(gathers);
   const broadcasts = requests.filter((request) => request.kind === "broadcast");
   if (broadcasts.length > 0) broadcast(broadcasts);
 }
 
-function allReduce(requests: readonly AllReduce[]): void {
+function allReduce(requests: readonly AllReduce[], payload: CollectivePayload): void {
   const [first, ...others] = requests;
   if (first === undefined || others.length === 0) return;
+  if (payload === "bf16") for (const { data } of requests) roundInPlace(payloadOf(data).bits, first.count);
   const sum = payloadOf(first.data);
   for (const { data } of others) addElements(sum.f32, 0, payloadOf(data).f32, 0, first.count);
   unifyNaNs(sum, 0, first.count);

@@ -80,7 +80,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   const shared: SharedMemory = {
     steps: createSteps(ranks.limits, options.stepsInFlight ?? 1),
     channel: new CoordinatorChannel(worldSize),
-    region: worldSize === 1 ? null : createRegion({ worldSize }),
+    region: worldSize === 1 ? null : createRegion({ worldSize, payload: ranks.collectivePayload ?? "f32" }),
     profile: options.profileSteps === true ? createStepProfile(worldSize) : null,
   };
   const places = placeGroup(worldSize, options);

@@ -2,7 +2,6 @@
  * Measures the limits of this machine: what any kernel can reach at most, by loops of the addon that do nothing else.
  * For benches and for `shardloom doctor`, which say what share of it is reached.
  */
-import { readTopology } from "../core/machine-topology.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 
 /** Limits of the machine. A figure is the best of several tries, for whatever else runs makes it only worse. */
@@ -60,15 +59,11 @@ export function measureLimits(options: ProbeOptions): MachineLimits | null {
   if (!native.loaded) return null;
   const { addon } = native;
   const { threads, milliseconds = DEFAULT_MILLISECONDS } = options;
-  const topology = readTopology();
-  const cpus = topology.known ? topology.cpus.map(({ id }) => id) : [];
   try {
     addon.setThreads(1, 0, 0);
     const one = measureThreads(addon, options);
     addon.setThreads(threads, SPIN_MICROS, SPIN_MICROS);
-    place(addon, cpus.slice(0, threads), 1);
     const all = threads === 1 ? one : measureThreads(addon, options);
-    place(addon, cpus, 0);
     return {
       isa: addon.probeIsa,
       threads,
@@ -78,14 +73,8 @@ export function measureLimits(options: ProbeOptions): MachineLimits | null {
       exchange: threads === 1 ? null : measureExchange(addon, milliseconds),
     };
   } finally {
-    place(addon, cpus, 0);
     addon.setThreads(1, 0, 0);
   }
-}
-
-/** Two threads that the system puts on one core would halve a limit. Where CPUs are not known, none are asked for. */
-function place(addon: NativeAddon, cpus: readonly number[], each: 0 | 1): void {
-  if (cpus.length >= addon.threads) addon.placeThreads(new Uint8Array(Int32Array.from(cpus).buffer), each, -1);
 }
 
 interface Throughput {

@@ -1,3 +1,4 @@
+import type { CollectivePayload } from "../collectives/payload.js";
 import type { FloatDType } from "../core/dtype.js";
 import type { Activations } from "../kernels/activation-levels.js";
 import type { ModelDescription } from "../loading/model-loader.js";
@@ -27,6 +28,8 @@ export interface RankOptions {
   readonly limits: StepLimits;
   /** Whether ranks verify the checksums of a sharded state while they load it; true by default. */
   readonly verifyChecksums?: boolean;
+  /** What all-reduces carry; f32 by default. */
+  readonly collectivePayload?: CollectivePayload;
   /** Seed of weights that the loader makes up; 0 by default. */
   readonly weightSeed?: number;
 }

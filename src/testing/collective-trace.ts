@@ -1,5 +1,6 @@
 /** The trace of a group: every collective of every step, by rank. Plain data, but for the recorder that makes it. */
 import type { CollectiveRequest } from "../collectives/collective.js";
+import type { CollectivePayload } from "../collectives/payload.js";
 import { payloadBytes } from "../collectives/payload-bytes.js";
 
 /** One collective, as all ranks took part in it. Arrays have one entry a rank. */
@@ -35,13 +36,15 @@ export interface CollectiveTrace {
 /** Writes a trace while ranks take turns. */
 export class TraceRecorder {
   readonly #worldSize: number;
+  readonly #payload: CollectivePayload;
   readonly #steps: StepRecord[] = [];
   #started = 0;
   #collectives: CollectiveRecord[] = [];
   #computeMs: number[] = [];
 
-  constructor(worldSize: number) {
+  constructor(worldSize: number, payload: CollectivePayload = "f32") {
     this.#worldSize = worldSize;
+    this.#payload = payload;
   }
 
   get steps(): readonly StepRecord[] {
@@ -74,7 +77,7 @@ export class TraceRecorder {
       sequence: this.#collectives.length + 1,
       site: first.site ?? "",
       kind: first.kind,
-      bytes: requests.map(payloadBytes),
+      bytes: requests.map((request, rank) => payloadBytes(request, rank, this.#payload)),
       computeMs: this.#computeMs,
     });
     this.#computeMs = this.#zeros();

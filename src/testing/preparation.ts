@@ -1,5 +1,6 @@
 /** From a user's options to what every rank of a simulation is told. */
 import { resolveModel } from "../checkpoint/model-dir.js";
+import { type CollectivePayload, checkCollectivePayload } from "../collectives/payload.js";
 import { type FloatDType, isDType, isFloat } from "../core/dtype.js";
 import { describeValue, OptionError } from "../core/errors.js";
 import { type JsonObject, readJsonObject } from "../core/json.js";
@@ -30,6 +31,8 @@ export interface ModelOptions extends CapacityOptions {
   readonly dtype?: "auto" | FloatDType | undefined;
   /** dtype of the KV cache. Default f32. */
   readonly kvCacheDtype?: FloatDType | undefined;
+  /** What all-reduces carry, as for launch(). Default f32. */
+  readonly collectivePayload?: CollectivePayload | undefined;
   /** Seed of weights that are made up and of shuffled turns: a whole number of 32 bits. Default 0. */
   readonly seed?: number | undefined;
 }
@@ -65,6 +68,7 @@ export async function prepare(options: ModelOptions): Promise<Preparation> {
     dtype: dtype === "auto" ? config.dtype : checkDtype("dtype", dtype),
     kvCacheDtype,
     activations: "f32",
+    collectivePayload: checkCollectivePayload(options.collectivePayload ?? "f32"),
     ...capacity,
     weightSeed: seed,
   };

@@ -3,6 +3,7 @@
  * number of ranks, no worker and no lock. Deterministic, and bit for bit what worker threads compute.
  */
 import type { Pass } from "../collectives/collective.js";
+import type { CollectivePayload } from "../collectives/payload.js";
 import { Turns, type TurnsObserver } from "../collectives/turns.js";
 import { InternalError, withRank } from "../core/errors.js";
 import type { Executor } from "../engine/executor.js";
@@ -56,6 +57,7 @@ export class TurnsExecutor implements Executor {
   readonly runners: readonly ModelRunner[];
   readonly #options: TurnsExecutorOptions;
   readonly #moveElements: boolean;
+  readonly #payload: CollectivePayload;
   #failure: { readonly error: unknown } | undefined;
 
   private constructor(
@@ -75,6 +77,7 @@ export class TurnsExecutor implements Executor {
     this.runners = runners;
     this.reports = runners.map((runner) => runner.report);
     this.#options = options;
+    this.#payload = ranks.collectivePayload ?? "f32";
     this.#moveElements = kernels.backend !== "shape-only";
   }
 
@@ -127,7 +130,7 @@ export class TurnsExecutor implements Executor {
       faults?.startStep();
       const intended = this.runners.map((runner, rank) => intercept(runner.runStep(), rank));
       const passes = faults === undefined ? intended : intended.map((pass, rank) => faults.pass(pass, rank));
-      const turns = new Turns(passes, { observer, moveElements: this.#moveElements });
+      const turns = new Turns(passes, { observer, moveElements: this.#moveElements, payload: this.#payload });
       while (turns.round(nextOrder?.()) !== undefined);
       observer.endStep?.();
     } catch (error) {

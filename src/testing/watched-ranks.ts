@@ -59,7 +59,7 @@ export class WatchedRanks {
     const nextOrder = turnOrder(options.order, worldSize, seed);
     const kernels = simulatedKernels(options.kernels);
     const placements = new PlacementRecorder();
-    const recorder = new TraceRecorder(worldSize);
+    const recorder = new TraceRecorder(worldSize, ranks.collectivePayload);
     const { intercept, onLogits, verifyCollectives = false } = options;
     const timeouts = timeoutsWithDefaults(options.timeouts);
     const schedule = checkFaults(options.faults ?? [], worldSize);

@@ -1,4 +1,5 @@
 /** What collectives must leave behind, worked out from the definitions alone. */
+import { bf16ToF32, bitsToF32, f32ToBf16, f32ToBits } from "../../src/core/dtype.js";
 import { GATHER_MARGIN, madeUpBits, type Step, UNTOUCHED } from "./script.js";
 
 const scratch = new DataView(new ArrayBuffer(4));
@@ -18,14 +19,19 @@ export function rankOrderSum(ranks: readonly Int32Array[]): Int32Array {
   );
 }
 
+/** What another rank sees of f32 bits that travel as bf16. */
+function rounded(bits: Int32Array): Int32Array {
+  return bits.map((each) => f32ToBits(bf16ToF32(f32ToBf16(bitsToF32(each >>> 0)))));
+}
+
 /** The bits that every rank must hold after a step. */
-export function expectedBits(step: Step, worldSize: number): Int32Array {
+export function expectedBits(step: Step, worldSize: number, payload: "f32" | "bf16" = "f32"): Int32Array {
   const ranks = Array.from({ length: worldSize }, (_, rank) => rank);
   switch (step.do) {
     case "allReduce": {
       const inputs = step.bits ?? ranks.map((rank) => madeUpBits("f32", rank, step.seed, step.count));
       const expected = new Int32Array(step.count + 1).fill(UNTOUCHED);
-      expected.set(rankOrderSum(inputs));
+      expected.set(rankOrderSum(payload === "bf16" && worldSize > 1 ? inputs.map(rounded) : inputs));
       return expected;
     }
     case "allGather":

@@ -22,7 +22,7 @@ async function checkScript(
   const scripts = new Array<readonly Step[]>(worldSize).fill(script);
   const outcomes = await runThreads({ region: createRegion(options), engine, scripts, ...more });
   assert.equal(outcomes.length, worldSize);
-  const expected = script.map((step) => expectedBits(step, worldSize));
+  const expected = script.map((step) => expectedBits(step, worldSize, options.payload));
   for (const { rank, error, results } of outcomes) {
     if (error !== undefined) throw error;
     script.forEach((step, i) => {
@@ -46,6 +46,13 @@ for (const engine of engines) {
       it(`sum in rank order, bit for bit on all of ${worldSize} ranks, around the size of a slot`, async () => {
         const counts = [0, 1, 2, 3, 15, 16, 17, 576, 1023, 1024, 1025, 2047, 2048, 2049, 5001];
         await checkScript(engine, { worldSize, slotBytes: 4096 }, counts.map(reduce));
+      });
+
+      it(`round what travels as bf16, and sum it in f32, one-shot and scattered, on ${worldSize} ranks`, async () => {
+        const script = [0, 1, 15, 31, 32, 33, 64, 257, 1025].map(reduce);
+        const payload = "bf16";
+        await checkScript(engine, { worldSize, payload, slotBytes: TINY_SLOT_BYTES, oneShotBytes: 0 }, script);
+        await checkScript(engine, { worldSize, payload, slotBytes: 4096, oneShotBytes: 4096 }, script);
       });
 
       it(`give the same bits one-shot and scattered, on ${worldSize} ranks`, async () => {
@@ -140,6 +147,7 @@ for (const engine of engines) {
         fc.asyncProperty(fc.integer({ min: 2, max: 4 }).chain(scriptOfSpecials), async ({ worldSize, script }) => {
           await checkScript(engine, { worldSize }, script);
           await checkScript(engine, { worldSize, slotBytes: TINY_SLOT_BYTES, oneShotBytes: 64 }, script);
+          await checkScript(engine, { worldSize, payload: "bf16" }, script);
         }),
         { numRuns: 5 },
       );

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { type CollectiveRequest, drive, type Pass } from "../../src/collectives/collective.js";
+import { COLLECTIVE_PAYLOADS, type CollectivePayload } from "../../src/collectives/payload.js";
 import { createRegion } from "../../src/collectives/region.js";
 import { singleRank } from "../../src/collectives/single.js";
 import { driveInTurns, Turns } from "../../src/collectives/turns.js";
@@ -10,7 +11,7 @@ import { expectedBits, rankOrderSum } from "./oracle.js";
 import { bitsOf, madeUpBits, makeOperand, type Step, scriptPass } from "./script.js";
 import { engines, runThreads } from "./threads.js";
 
-function scriptOf(worldSize: number): Step[] {
+function scriptOf(worldSize: number, payload: CollectivePayload = "f32"): Step[] {
   const widths = Array.from({ length: worldSize }, (_, rank) => (rank * 5) % 7);
   return [
     { do: "allReduce", count: 0, seed: 1 },
@@ -20,7 +21,8 @@ function scriptOf(worldSize: number): Step[] {
     { do: "barrier" },
     { do: "allGather", rows: 2, widths, type: "i32", seed: 4 },
     { do: "broadcast", count: 100, root: worldSize - 1, type: "i32", seed: 5 },
-    { do: "storm", iterations: 50, most: 40 },
+    // Its sums are exact in f32 only.
+    ...(payload === "f32" ? [{ do: "storm", iterations: 50, most: 40 } as const] : []),
   ];
 }
 
@@ -33,18 +35,20 @@ const barrier: CollectiveRequest = { kind: "barrier" };
 describe("ranks taking turns in one thread", () => {
   for (const worldSize of [1, 2, 3, 4, 8]) {
     it(`leave the same bits as ${worldSize} real threads`, async () => {
-      const script = scriptOf(worldSize);
-      const inTurns = driveInTurns(passesOf(worldSize, script));
-      const expected = script.map((step) => expectedBits(step, worldSize));
-      assert.deepEqual(inTurns, new Array(worldSize).fill(expected));
-      for (const engine of engines) {
-        const region = createRegion({ worldSize, slotBytes: 4096, oneShotBytes: 1024 });
-        const outcomes = await runThreads({ region, engine, scripts: new Array(worldSize).fill(script) });
-        assert.deepEqual(
-          outcomes.map(({ results }) => results),
-          inTurns,
-          engine,
-        );
+      for (const payload of COLLECTIVE_PAYLOADS) {
+        const script = scriptOf(worldSize, payload);
+        const inTurns = driveInTurns(passesOf(worldSize, script), { payload });
+        const expected = script.map((step) => expectedBits(step, worldSize, payload));
+        assert.deepEqual(inTurns, new Array(worldSize).fill(expected));
+        for (const engine of engines) {
+          const region = createRegion({ worldSize, payload, slotBytes: 4096, oneShotBytes: 1024 });
+          const outcomes = await runThreads({ region, engine, scripts: new Array(worldSize).fill(script) });
+          assert.deepEqual(
+            outcomes.map(({ results }) => results),
+            inTurns,
+            `${engine}, ${payload}`,
+          );
+        }
       }
     });
   }

@@ -1,0 +1,11 @@
+#include "rank_sum_simd.h"
+#include "variants.h"
+#include "vector_neon.h"
+
+namespace shardloom::neon {
+
+void sum_ranks(const RankSumArgs& args, Range elements) { RankSum<Vec>::run(args, elements); }
+
+void narrow_bf16(bf16* out, const float* x, Range elements) { RankSum<Vec>::narrow(out, x, elements); }
+
+}  // namespace shardloom::neon
