@@ -1,6 +1,7 @@
 #include "attention_binding.h"
 
 #include "arguments.h"
+#include "kernels/attention_plan.h"
 #include "kernels/kernels.h"
 #include "operand_checks.h"
 #include "work_cost.h"
@@ -70,18 +71,33 @@ void expect_batch(Arguments& arguments, const Batch& batch, std::int64_t block_s
                    static_cast<long long>(rows), batch.query_starts[batch.sequences]);
 }
 
-// Units of a sequence and a KV head. Their cost is that of an average one; a checked batch has no negative numbers.
-Work attention_work(const AttentionArgs& args, std::int64_t sequences) {
+// What a unit of a call takes one thread, roughly.
+double unit_ns(const AttentionArgs& args, std::int64_t sequences, std::int64_t units) {
   const double head_bytes = 2 * static_cast<double>(args.head_size) * static_cast<double>(dtype_bytes(args.cache_dtype));
-  const double group = static_cast<double>(args.heads) / static_cast<double>(args.kv_heads);
-  double total_ns = 0;
+  double total = 0;
   for (std::int64_t s = 0; s < sequences; s++) {
     const std::int32_t queries = args.query_starts[s + 1] - args.query_starts[s];
     if (queries == 0) continue;
-    const double multiply_adds = 2 * static_cast<double>(args.head_size) * group * queries;
-    total_ns += args.context_lengths[s] * (head_bytes * kNsPerByte + multiply_adds * kNsPerMultiplyAdd);
+    const double multiply_adds =
+        2 * static_cast<double>(args.head_size) * static_cast<double>(args.heads) * static_cast<double>(queries);
+    const double bytes = head_bytes * static_cast<double>(args.kv_heads);
+    total += args.context_lengths[s] * (bytes * kNsPerByte + multiply_adds * kNsPerMultiplyAdd);
   }
-  return {sequences * args.kv_heads, 1, sequences == 0 ? 0 : total_ns / static_cast<double>(sequences)};
+  return units == 0 ? 0 : total / static_cast<double>(units);
+}
+
+// Runs a planned call on the threads of the instance.
+void attend(AddonInstance& instance, const AttentionArgs& args, const AttentionUnits& call, std::int64_t sequences) {
+  const KernelTable& kernels = *instance.kernels;
+  instance.parallel({call.units, 1, unit_ns(args, sequences, call.units)}, [&](Range units, void* workspace) {
+    AttentionArgs own = args;
+    own.workspace = workspace;
+    kernels.attention(own, units);
+  });
+  if (call.partials == 0) return;
+  const double row_ns = kNsPerElement * static_cast<double>(call.partials) / static_cast<double>(sequences * args.heads);
+  instance.parallel({sequences * args.heads, 1, row_ns},
+                    [&](Range rows, void*) { kernels.attention_combine(args, rows); });
 }
 
 }  // namespace
@@ -109,7 +125,7 @@ napi_value attention(napi_env env, napi_callback_info info) {
   if (arguments.ok()) expect_head_map(arguments, integers(kv_head_of), heads, shape.kv_heads);
   expect_batch(arguments, batch, shape.block_size, keys.rows, sliding_window, q.rows < out.rows ? q.rows : out.rows);
   if (!arguments.ok()) return nullptr;
-  const AttentionArgs args = {
+  AttentionArgs args = {
       .out = static_cast<float*>(out.data),
       .out_stride = out.columns,
       .q = floats(q),
@@ -117,6 +133,8 @@ napi_value attention(napi_env env, napi_callback_info info) {
       .keys = keys.data,
       .values = values.data,
       .cache_dtype = keys.dtype,
+      .plan = nullptr,
+      .partials = nullptr,
       .kv_head_of = integers(kv_head_of),
       .query_starts = batch.query_starts,
       .context_lengths = batch.context_lengths,
@@ -131,12 +149,15 @@ napi_value attention(napi_env env, napi_callback_info info) {
       .soft_cap = static_cast<float>(soft_cap),
       .workspace = nullptr,
   };
-  const auto kernel = arguments.instance().kernels->attention;
-  arguments.instance().parallel(attention_work(args, batch.sequences), [&](Range units, void* workspace) {
-    AttentionArgs own = args;
-    own.workspace = workspace;
-    kernel(own, units);
-  });
+  AddonInstance& instance = arguments.instance();
+  AttentionPlan* plan = instance.attention_plan.reserve(batch.sequences + 1);
+  AttentionUnits call = {};
+  if (plan != nullptr) call = plan_attention(args, batch.sequences, instance.threads(), plan);
+  args.plan = plan;
+  args.partials = call.partials == 0 ? nullptr : instance.attention_partials.reserve(call.partials);
+  arguments.expect(plan != nullptr && (call.partials == 0 || args.partials != nullptr),
+                   "expected memory for %lld partial results but there is none", static_cast<long long>(call.partials));
+  if (arguments.ok()) attend(instance, args, call, batch.sequences);
   return nullptr;
 }
 

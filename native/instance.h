@@ -4,13 +4,13 @@
 
 #include <memory>
 
+#include "growing_buffer.h"
 #include "handles.h"
+#include "kernels/kernels.h"
 #include "prepared_weights.h"
 #include "thread_pool.h"
 
 namespace shardloom {
-
-struct KernelTable;
 
 // What the addon keeps for one napi_env. Every exported function receives it as its callback data. binding.cc makes it
 // and calls `napi_status register_...(napi_env, napi_value exports, AddonInstance*)` of each part of the addon.
@@ -29,6 +29,13 @@ struct AddonInstance {
   QuantizedBuffer quantized;
   // Threads that share the calls of kernels with the thread of this environment; null while it is alone.
   std::unique_ptr<ThreadPool> pool;
+
+  // What a call of attention is planned in, and what threads that share a long context leave for each other.
+  GrowingBuffer<AttentionPlan> attention_plan;
+  GrowingBuffer<float> attention_partials;
+
+  // Threads that may share a call.
+  int threads() const { return pool == nullptr ? 1 : pool->threads(); }
 
   // Does `work` on as many threads as it is worth: kernel(range, workspace) for disjoint ranges that together are
   // [0, work.count), each with scratch memory of the thread that it runs on. Returns when all is done.

@@ -6,4 +6,6 @@ namespace shardloom::avx2 {
 
 void attention(const AttentionArgs& args, Range units) { Attention<Vec>::run(args, units); }
 
+void attention_combine(const AttentionArgs& args, Range rows) { Attention<Vec>::combine(args, rows); }
+
 }  // namespace shardloom::avx2

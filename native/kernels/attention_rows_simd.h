@@ -1,4 +1,4 @@
-// The arithmetic of attention on one decoded span, for any vector type `V`: scores, online softmax, weighted values.
+// The arithmetic of attention on one span, for any vector type `V`: scores, online softmax, weighted values.
 #pragma once
 
 #include "attention_cache_simd.h"
@@ -9,12 +9,14 @@ namespace {
 
 template <class V>
 struct AttentionRows {
-  static constexpr int kSpanVectors = static_cast<int>(kSpan) / V::kLanes;
-  // Rows that share a KV head, and all rows of a tile.
-  static constexpr int kHeadRows = 48;
+  using Cache = AttentionCache<V>;
+  using Places = typename Cache::Places;
+  static constexpr int kVectors = Cache::kVectors;
+  // All rows of a tile. Those that share a KV head are kAttentionHeadRows at most.
   static constexpr int kTileRows = 64;
-  // Rows that one register block works on: its accumulators are kBlockRows * kSpanVectors, or * kHeadVectors.
-  static constexpr int kBlockRows = V::kRegisters == 32 ? 6 : 3;
+  // Rows of a register block: of scores, with kVectors accumulators each, and of values, with kHeadVectors.
+  static constexpr int kScoreRows = V::kRegisters == 32 ? 12 : 3;
+  static constexpr int kValueRows = V::kRegisters == 32 ? 6 : 3;
   static constexpr int kHeadVectors = 4;
   static constexpr float kLowest = -__builtin_inff();
 
@@ -27,38 +29,61 @@ struct AttentionRows {
     int row_begin[kTileRows + 1];
     const float* q[kTileRows];
     float* out[kTileRows];
+    std::int64_t head[kTileRows];
+    std::int64_t query[kTileRows];
     // Positions that each row sees.
     std::int64_t first[kTileRows];
     std::int64_t end[kTileRows];
+    // Of the partition under way, whose weighted sum of values is in `sums`: the largest score and the sum of weights.
     float maximum[kTileRows];
-    float sum[kTileRows];
+    float total[kTileRows];
+    // [kTileRows, stride]
+    float* sums;
+    // [kTileRows, kSpan]
+    float* scores;
+    // Head size, rounded up to whole vectors.
+    std::int64_t stride;
+  };
+
+  // Where a span's keys and values are read: in the cache, or where they were decoded to. Position j of lane group v has
+  // element d of its key at keys[v] + d * key_step.
+  template <class T>
+  struct Entries {
+    const T* keys[kVectors];
+    std::int64_t key_step;
+    const T* values[kSpan];
+    // What comes next in the cache, to be read ahead; null where that is not worth it.
+    const T* next_keys[kVectors];
+    const T* next_values[kSpan];
   };
 
   // scores[row + r][j] = q . key of position j, unscaled.
-  template <int R>
-  static void score_rows(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row,
-                         ReadAhead& ahead) {
-    constexpr std::int64_t kStep = 8;
-    const std::int64_t lines = kStep * kSpan * ahead.element_bytes / ReadAhead::kLineBytes;
-    V acc[R * kSpanVectors];
+  template <int R, bool kAhead, class T>
+  static void score_rows(const AttentionArgs& args, const Tile& tile, const Entries<T>& in, int row) {
+    V acc[R * kVectors];
     const float* queries[R];
-    repeat<R * kSpanVectors>([&](auto i) { acc[i] = V::zero(); });
-    repeat<R>([&](auto r) { queries[r] = tile.q[row + r]; });
-    for (std::int64_t step = 0; step < args.head_size; step += kStep) {
-      ahead.lines(lines);
-      const std::int64_t end = step + kStep < args.head_size ? step + kStep : args.head_size;
-      for (std::int64_t d = step; d < end; d++) {
-        V query[R];
-        repeat<R>([&](auto r) { query[r] = V::kept(V::set(queries[r][d])); });
-        repeat<kSpanVectors>([&](auto v) {
-          const V key = V::load(in.keys + d * kSpan + v * V::kLanes);
-          repeat<R>([&](auto r) { acc[r * kSpanVectors + v] = V::fma(query[r], key, acc[r * kSpanVectors + v]); });
+    const T* keys[kVectors];
+    repeat<R * kVectors>([&](auto i) __attribute__((always_inline)) { acc[i] = V::zero(); });
+    repeat<R>([&](auto r) __attribute__((always_inline)) { queries[r] = tile.q[row + r]; });
+    repeat<kVectors>([&](auto v) __attribute__((always_inline)) { keys[v] = in.keys[v]; });
+    const std::int64_t step = in.key_step;
+    for (std::int64_t d = 0; d < args.head_size; d++) {
+      V key[kVectors];
+      repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
+        key[v] = V::kept(V::load(keys[v] + d * step));
+        if constexpr (kAhead) __builtin_prefetch(in.next_keys[v] + d * step);
+      });
+      repeat<R>([&](auto r) __attribute__((always_inline)) {
+        const V query = V::set(queries[r][d]);
+        repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
+          acc[r * kVectors + v] = V::fma(query, key[v], acc[r * kVectors + v]);
         });
-      }
+      });
     }
-    repeat<R>([&](auto r) {
-      float* scores = in.scores + (row + r) * kSpan;
-      repeat<kSpanVectors>([&](auto v) { acc[r * kSpanVectors + v].store(scores + v * V::kLanes); });
+    repeat<R>([&](auto r) __attribute__((always_inline)) {
+      float* scores = tile.scores + (row + r) * kSpan;
+      repeat<kVectors>([&](auto v)
+                           __attribute__((always_inline)) { acc[r * kVectors + v].store(scores + v * V::kLanes); });
     });
   }
 
@@ -77,15 +102,15 @@ struct AttentionRows {
   }
 
   // Turns the scores of a row into weights relative to its new maximum, and what it has summed so far likewise.
-  static void soften_row(const AttentionArgs& args, Tile& tile, const Span& span, const AttentionScratch& in, int row) {
+  static void soften_row(const AttentionArgs& args, Tile& tile, const Span& span, int row) {
     const std::int64_t first = tile.first[row] - span.begin;
     const std::int64_t end = tile.end[row] - span.begin;
     if (end <= 0 || first >= kSpan) return;
-    float* scores = in.scores + row * kSpan;
+    float* scores = tile.scores + row * kSpan;
     const bool whole = first <= 0 && end >= kSpan;
-    V s[kSpanVectors];
+    V s[kVectors];
     V top = V::set(kLowest);
-    repeat<kSpanVectors>([&](auto v) {
+    repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
       s[v] = bounded(args, V::load(scores + v * V::kLanes));
       if (!whole) s[v] = seen(s[v], v * V::kLanes, first, end);
       top = V::max(s[v], top);
@@ -94,83 +119,85 @@ struct AttentionRows {
     const float span_top = top.max_lane();
     const float maximum = span_top > before ? span_top : before;
     V total = V::zero();
-    repeat<kSpanVectors>([&](auto v) {
+    repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
       const V weight = exp_nonpositive(s[v] - V::set(maximum));
       weight.store(scores + v * V::kLanes);
       total = total + weight;
     });
-    if (maximum != before) rescale_row(args, tile, row, maximum);
-    tile.sum[row] += total.sum();
-  }
-
-  static void rescale_row(const AttentionArgs& args, Tile& tile, int row, float maximum) {
-    float factors[V::kLanes];
-    exp_nonpositive(V::set(tile.maximum[row] - maximum)).store(factors);
-    tile.maximum[row] = maximum;
-    tile.sum[row] *= factors[0];
-    multiply_row(args, tile.out[row], factors[0]);
-  }
-
-  static void multiply_row(const AttentionArgs& args, float* out, float factor) {
-    std::int64_t d = 0;
-    for (; d + V::kLanes <= args.head_size; d += V::kLanes) (V::load(out + d) * V::set(factor)).store(out + d);
-    if (d < args.head_size) {
-      const std::int64_t rest = args.head_size - d;
-      (V::load_first(out + d, rest) * V::set(factor)).store_first(out + d, rest);
+    if (maximum != before) {
+      const float factor = exp_of(before - maximum);
+      tile.maximum[row] = maximum;
+      tile.total[row] *= factor;
+      multiply(tile.sums + row * tile.stride, factor, tile.stride);
     }
+    tile.total[row] += total.sum();
   }
 
-  // out[row + r][d ..] += sum over lanes [from, to) of weight * value, for W vectors of columns from d on.
-  template <int R, int W>
-  static void add_columns(const Tile& tile, const AttentionScratch& in, int row, std::int64_t from, std::int64_t to,
-                          std::int64_t d) {
+  static float exp_of(float x) {
+    float lanes[V::kLanes];
+    exp_nonpositive(V::set(x)).store(lanes);
+    return lanes[0];
+  }
+
+  // row[0 .. count) *= factor; count is a multiple of V::kLanes.
+  static void multiply(float* row, float factor, std::int64_t count) {
+    for (std::int64_t d = 0; d < count; d += V::kLanes) (V::load(row + d) * V::set(factor)).store(row + d);
+  }
+
+  // sums[row + r][d ..] += sum over lanes [from, to) of weight * value, for W vectors of columns from d on, the last of
+  // which has `last` columns.
+  template <int R, int W, bool kAhead, class T>
+  static void add_columns(const Tile& tile, const Entries<T>& in, int row, std::int64_t from, std::int64_t to,
+                          std::int64_t d, std::int64_t last) {
+    constexpr std::int64_t kLine = Cache::kLineBytes / static_cast<std::int64_t>(sizeof(T));
     V acc[R * W];
     const float* weights[R];
-    repeat<R>([&](auto r) {
-      weights[r] = in.scores + (row + r) * kSpan;
-      repeat<W>([&](auto w) { acc[r * W + w] = V::load(tile.out[row + r] + d + w * V::kLanes); });
+    repeat<R>([&](auto r) __attribute__((always_inline)) {
+      weights[r] = tile.scores + (row + r) * kSpan;
+      repeat<W>([&](auto w) __attribute__((always_inline)) {
+        acc[r * W + w] = V::load(tile.sums + (row + r) * tile.stride + d + w * V::kLanes);
+      });
     });
     for (std::int64_t j = from; j < to; j++) {
-      V weight[R];
-      repeat<R>([&](auto r) { weight[r] = V::kept(V::set(weights[r][j])); });
-      repeat<W>([&](auto w) {
-        const V value = V::load(in.values + j * in.value_stride + d + w * V::kLanes);
-        repeat<R>([&](auto r) { acc[r * W + w] = V::fma(weight[r], value, acc[r * W + w]); });
+      const T* values = in.values[j] + d;
+      if constexpr (kAhead) {
+        for (std::int64_t i = 0; i < W * V::kLanes; i += kLine) __builtin_prefetch(in.next_values[j] + d + i);
+      }
+      V value[W];
+      repeat<W>([&](auto w) __attribute__((always_inline)) {
+        const bool whole = w + 1 < W || last == V::kLanes;
+        value[w] = V::kept(whole ? V::load(values + w * V::kLanes) : V::load_first(values + w * V::kLanes, last));
+      });
+      repeat<R>([&](auto r) __attribute__((always_inline)) {
+        const V weight = V::set(weights[r][j]);
+        repeat<W>([&](auto w)
+                      __attribute__((always_inline)) { acc[r * W + w] = V::fma(weight, value[w], acc[r * W + w]); });
       });
     }
-    repeat<R>([&](auto r) {
-      repeat<W>([&](auto w) { acc[r * W + w].store(tile.out[row + r] + d + w * V::kLanes); });
+    repeat<R>([&](auto r) __attribute__((always_inline)) {
+      repeat<W>([&](auto w) __attribute__((always_inline)) {
+        acc[r * W + w].store(tile.sums + (row + r) * tile.stride + d + w * V::kLanes);
+      });
     });
   }
 
-  // The same for the last columns, fewer than a vector.
-  static void add_last_columns(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row,
-                               std::int64_t from, std::int64_t to, std::int64_t d) {
-    const std::int64_t rest = args.head_size - d;
-    V acc = V::load_first(tile.out[row] + d, rest);
-    for (std::int64_t j = from; j < to; j++) {
-      acc = V::fma(V::set(in.scores[row * kSpan + j]), V::load(in.values + j * in.value_stride + d), acc);
-    }
-    acc.store_first(tile.out[row] + d, rest);
-  }
-
-  template <int R>
-  static void add_values(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row,
-                         std::int64_t from, std::int64_t to) {
+  template <int R, bool kAhead, class T>
+  static void add_values(const AttentionArgs& args, const Tile& tile, const Entries<T>& in, int row, std::int64_t from,
+                         std::int64_t to) {
     if (from >= to) return;
     std::int64_t d = 0;
     for (; d + kHeadVectors * V::kLanes <= args.head_size; d += kHeadVectors * V::kLanes) {
-      add_columns<R, kHeadVectors>(tile, in, row, from, to, d);
+      add_columns<R, kHeadVectors, kAhead>(tile, in, row, from, to, d, V::kLanes);
     }
-    for (; d + V::kLanes <= args.head_size; d += V::kLanes) add_columns<R, 1>(tile, in, row, from, to, d);
-    if (d < args.head_size) {
-      for (int r = 0; r < R; r++) add_last_columns(args, tile, in, row + r, from, to, d);
+    for (; d < args.head_size; d += V::kLanes) {
+      const std::int64_t rest = args.head_size - d;
+      add_columns<R, 1, kAhead>(tile, in, row, from, to, d, rest < V::kLanes ? rest : V::kLanes);
     }
   }
 
   // Positions that all R rows see go through the register block; those at the edges, row by row and in order.
-  template <int R>
-  static void value_rows(const AttentionArgs& args, const Tile& tile, const Span& span, const AttentionScratch& in,
+  template <int R, bool kAhead, class T>
+  static void value_rows(const AttentionArgs& args, const Tile& tile, const Span& span, const Entries<T>& in,
                          int row) {
     std::int64_t from = 0;
     std::int64_t to = kSpan;
@@ -183,42 +210,58 @@ struct AttentionRows {
       if (end[r] < to) to = end[r];
     }
     if (from >= to) {
-      for (int r = 0; r < R; r++) add_values<1>(args, tile, in, row + r, first[r], end[r]);
+      for (int r = 0; r < R; r++) add_values<1, false>(args, tile, in, row + r, first[r], end[r]);
       return;
     }
-    for (int r = 0; r < R; r++) add_values<1>(args, tile, in, row + r, first[r], from);
-    add_values<R>(args, tile, in, row, from, to);
-    for (int r = 0; r < R; r++) add_values<1>(args, tile, in, row + r, to, end[r]);
+    for (int r = 0; r < R; r++) add_values<1, false>(args, tile, in, row + r, first[r], from);
+    add_values<R, kAhead>(args, tile, in, row, from, to);
+    for (int r = 0; r < R; r++) add_values<1, false>(args, tile, in, row + r, to, end[r]);
   }
 
   // Rows [row, row + count), at most R.
-  template <int R>
-  static void score_block(const AttentionArgs& args, const Tile& tile, const AttentionScratch& in, int row, int count,
-                          ReadAhead& ahead) {
+  template <int R, bool kAhead, class T>
+  static void score_block(const AttentionArgs& args, const Tile& tile, const Entries<T>& in, int row, int count) {
     if (count == R) {
-      score_rows<R>(args, tile, in, row, ahead);
+      score_rows<R, kAhead>(args, tile, in, row);
     } else if constexpr (R > 1) {
-      score_block<R - 1>(args, tile, in, row, count, ahead);
+      score_block<R - 1, kAhead>(args, tile, in, row, count);
     }
   }
 
-  template <int R>
-  static void value_block(const AttentionArgs& args, const Tile& tile, const Span& span, const AttentionScratch& in,
-                          int row, int count) {
+  template <int R, bool kAhead, class T>
+  static void value_block(const AttentionArgs& args, const Tile& tile, const Span& span, const Entries<T>& in, int row,
+                          int count) {
     if (count == R) {
-      value_rows<R>(args, tile, span, in, row);
+      value_rows<R, kAhead>(args, tile, span, in, row);
     } else if constexpr (R > 1) {
-      value_block<R - 1>(args, tile, span, in, row, count);
+      value_block<R - 1, kAhead>(args, tile, span, in, row, count);
     }
   }
 
-  // Rows [begin, end), which share the KV head whose span is decoded.
-  static void attend_span(const AttentionArgs& args, Tile& tile, const Span& span, const AttentionScratch& in,
-                          int begin, int end, ReadAhead ahead) {
-    const auto block = [end](int row) { return end - row < kBlockRows ? end - row : kBlockRows; };
-    for (int row = begin; row < end; row += kBlockRows) score_block<kBlockRows>(args, tile, in, row, block(row), ahead);
-    for (int row = begin; row < end; row++) soften_row(args, tile, span, in, row);
-    for (int row = begin; row < end; row += kBlockRows) value_block<kBlockRows>(args, tile, span, in, row, block(row));
+  // Calls work(row, rows) for blocks of at most `most` of the rows [begin, end), as even as can be.
+  template <class Work>
+  static void for_each_block(int begin, int end, int most, Work work) {
+    const int blocks = (end - begin + most - 1) / most;
+    for (int b = 0, row = begin; b < blocks; b++) {
+      const int next = begin + (end - begin) * (b + 1) / blocks;
+      work(row, next - row);
+      row = next;
+    }
+  }
+
+  // Rows [begin, end), which share a KV head. The first block of rows reads ahead where `kAhead` says so.
+  template <bool kAhead, class T>
+  static void attend_span(const AttentionArgs& args, Tile& tile, const Span& span, const Entries<T>& in, int begin,
+                          int end) {
+    for_each_block(begin, end, kScoreRows, [&](int row, int rows) {
+      if (kAhead && row == begin) score_block<kScoreRows, kAhead>(args, tile, in, row, rows);
+      else score_block<kScoreRows, false>(args, tile, in, row, rows);
+    });
+    for (int row = begin; row < end; row++) soften_row(args, tile, span, row);
+    for_each_block(begin, end, kValueRows, [&](int row, int rows) {
+      if (kAhead && row == begin) value_block<kValueRows, kAhead>(args, tile, span, in, row, rows);
+      else value_block<kValueRows, false>(args, tile, span, in, row, rows);
+    });
   }
 };
 

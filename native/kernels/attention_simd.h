@@ -1,13 +1,16 @@
 // Paged attention for any vector type `V`: online softmax over spans of kSpan positions.
 //
-// The rows of a tile are pairs of a query and a head. Keys and values are decoded once for all rows that read the same
-// KV head, and a tile takes several KV heads where they have few rows, for memory holds them side by side. Keys of a
-// span are transposed: a lane stands for a position, and a score sums along the head in order. Spans begin at multiples
-// of kSpan, and a row leaves out positions it does not see; so its result is the same, bit for bit, in any tile:
-// prefill in one piece, in chunks, or one token at a time.
+// The rows of a tile are pairs of a query and a head. Keys and values are read once for all rows that share a KV head,
+// and a tile takes several KV heads where they have few rows, for memory holds them side by side. Many rows work on a
+// span decoded to f32, a few on the cache itself. A lane stands for a position, and a score sums along the head in order.
+//
+// Spans begin at multiples of kSpan, and a row leaves out positions that it does not see. Each partition of the context
+// has a softmax of its own, and those of a row are merged in order. So a row's result is the same, bit for bit, in any
+// tile and however partitions are spread over threads: prefill in one piece, in chunks, or one token at a time.
 #pragma once
 
 #include "attention_rows_simd.h"
+#include "attention_units.h"
 
 namespace shardloom {
 namespace {
@@ -17,85 +20,232 @@ struct Attention {
   using Cache = AttentionCache<V>;
   using Rows = AttentionRows<V>;
   using Tile = typename Rows::Tile;
-  static constexpr int kHeadRows = Rows::kHeadRows;
+  using Places = typename Cache::Places;
   static constexpr int kTileRows = Rows::kTileRows;
+  // Up to this many rows of a KV head read the cache itself.
+  static constexpr int kDirectRows = V::kRegisters == 32 ? 12 : 6;
 
-  static AttentionScratch scratch(const AttentionArgs& args) {
+  // Parts of the workspace.
+  struct Scratch {
+    float* keys;    // [head_size, kSpan]
+    float* values;  // [kSpan, stride]
+    float* queries; // [kTileRows, stride]
+  };
+  static_assert((2 * kSpan * kMaxHeadSize + 2 * kTileRows * kMaxHeadSize + kTileRows * kSpan) * sizeof(float) <=
+                kWorkspaceBytes);
+
+  static Scratch prepare(const AttentionArgs& args, Tile& tile) {
     float* start = static_cast<float*>(args.workspace);
-    const std::int64_t stride = (args.head_size + V::kLanes - 1) / V::kLanes * V::kLanes;
-    return {start, start + kMaxHeadSize * kSpan, start + 2 * kMaxHeadSize * kSpan, stride};
+    tile.stride = (args.head_size + V::kLanes - 1) / V::kLanes * V::kLanes;
+    tile.sums = start + 2 * kSpan * kMaxHeadSize;
+    tile.scores = tile.sums + kTileRows * kMaxHeadSize;
+    return {start, start + kSpan * kMaxHeadSize, tile.scores + kTileRows * kSpan};
   }
-  static_assert((2 * kMaxHeadSize + kTileRows) * kSpan * sizeof(float) <= kWorkspaceBytes);
+
+  struct Totals {
+    float maximum[kTileRows];
+    float total[kTileRows];
+    bool begun[kTileRows];
+  };
 
   // Rows stand in the order of their queries: the first sees the earliest position, the last the latest.
-  static Span span_at(const Tile& tile, std::int64_t begin) {
+  static Span span_at(const Tile& tile, std::int64_t begin, std::int64_t partition_end) {
     const std::int64_t first = tile.first[0];
-    const std::int64_t end = tile.end[tile.rows - 1];
+    const std::int64_t last = tile.end[tile.rows - 1];
+    const std::int64_t end = last < partition_end ? last : partition_end;
     return {begin, begin > first ? begin : first, begin + kSpan < end ? begin + kSpan : end};
   }
 
   template <class T>
-  static void attend_tile(const AttentionArgs& args, Tile& tile, const std::int32_t* table) {
-    const AttentionScratch in = scratch(args);
-    std::int64_t offsets[2][kSpan];
-    int current = 0;
-    Span span = span_at(tile, tile.first[0] / kSpan * kSpan);
-    Cache::locate(args, table, tile.first_kv_head, span, offsets[current]);
-    const auto entries_of = [&](int head, int which, const Span& at) {
-      const std::int64_t step = head * Cache::head_step(args);
-      return Entries<T>{static_cast<const T*>(args.keys) + step, static_cast<const T*>(args.values) + step,
-                        offsets[which], at};
-    };
-    while (span.first < span.end) {
-      const Span next = span_at(tile, span.begin + kSpan);
-      Cache::locate(args, table, tile.first_kv_head, next, offsets[1 - current]);
-      for (int h = 0; h < tile.kv_heads; h++) {
-        const Entries<T> entries = entries_of(h, current, span);
-        const bool last = h + 1 == tile.kv_heads;
-        const Entries<T> ahead = last ? entries_of(0, 1 - current, next) : entries_of(h + 1, current, span);
-        Cache::decode_keys(args, entries, in, Cache::read_ahead(args, ahead.keys, ahead));
-        Cache::decode_values(args, entries, in);
-        Rows::attend_span(args, tile, span, in, tile.row_begin[h], tile.row_begin[h + 1],
-                          Cache::read_ahead(args, ahead.values, ahead));
-      }
-      span = next;
-      current = 1 - current;
-    }
-    for (int row = 0; row < tile.rows; row++) Rows::multiply_row(args, tile.out[row], 1.0f / tile.sum[row]);
-  }
+  using Entries = typename Rows::template Entries<T>;
 
-  struct Heads {
-    std::int64_t begin;
-    std::int64_t count;
+  // A span of one KV head, as it stands in the cache; `next` is to be read ahead.
+  template <class T>
+  struct Source {
+    const T* keys;
+    const T* values;
+    const Places* places;
+    const Span* span;
   };
 
-  // The query heads that read a KV head: they are neighbours, for kv_head_of does not decrease.
-  static Heads heads_of(const AttentionArgs& args, std::int64_t kv_head) {
-    std::int64_t begin = 0;
-    while (begin < args.heads && args.kv_head_of[begin] < kv_head) begin++;
-    std::int64_t end = begin;
-    while (end < args.heads && args.kv_head_of[end] == kv_head) end++;
-    return {begin, end - begin};
+  template <class T>
+  static Entries<T> in_cache(const AttentionArgs& args, const Source<T>& source, const Source<T>& next) {
+    Entries<T> entries;
+    entries.key_step = args.block_size;
+    for (int v = 0; v < Cache::kVectors; v++) {
+      entries.keys[v] = source.keys + source.places->keys[v];
+      entries.next_keys[v] = next.keys + next.places->keys[v];
+    }
+    const std::int64_t next_first = next.span->first - next.span->begin;
+    const std::int64_t next_end = next.span->end - next.span->begin;
+    for (std::int64_t j = source.span->first - source.span->begin; j < source.span->end - source.span->begin; j++) {
+      entries.values[j] = source.values + source.places->values[j];
+      const bool there = j >= next_first && j < next_end;
+      entries.next_values[j] = there ? next.values + next.places->values[j] : entries.values[j];
+    }
+    return entries;
+  }
+
+  template <class T>
+  static Entries<float> decoded(const AttentionArgs& args, const Source<T>& source, const Tile& tile,
+                                const Scratch& scratch) {
+    Cache::decode_keys(args, source.keys, *source.places, *source.span, scratch.keys);
+    Cache::decode_values(args, source.values, *source.places, *source.span, scratch.values, tile.stride);
+    Entries<float> entries;
+    entries.key_step = kSpan;
+    for (int v = 0; v < Cache::kVectors; v++) entries.keys[v] = scratch.keys + v * V::kLanes;
+    for (std::int64_t j = 0; j < kSpan; j++) entries.values[j] = scratch.values + j * tile.stride;
+    return entries;
+  }
+
+  // The spans of one partition, over all KV heads of the tile.
+  template <class T>
+  static void attend_partition(const AttentionArgs& args, Tile& tile, const Scratch& scratch,
+                               const std::int32_t* table, std::int64_t begin) {
+    const std::int64_t end = begin + kAttentionPartition;
+    Places places[2];
+    Span spans[2];
+    int current = 0;
+    const std::int64_t seen = tile.first[0] > begin ? tile.first[0] / kSpan * kSpan : begin;
+    spans[0] = span_at(tile, seen, end);
+    Cache::locate(args, table, tile.first_kv_head, spans[0], places[0]);
+    const auto source = [&](int head, int which) {
+      const std::int64_t step = head * Cache::head_step(args);
+      return Source<T>{static_cast<const T*>(args.keys) + step, static_cast<const T*>(args.values) + step,
+                       &places[which], &spans[which]};
+    };
+    while (spans[current].first < spans[current].end) {
+      const int other = 1 - current;
+      // Beyond the last span of the partition, that of the next one is read ahead.
+      spans[other] = span_at(tile, spans[current].begin + kSpan, end + kSpan);
+      const bool more = spans[other].first < spans[other].end;
+      if (more) Cache::locate(args, table, tile.first_kv_head, spans[other], places[other]);
+      for (int h = 0; h < tile.kv_heads; h++) {
+        const int from = tile.row_begin[h];
+        const int to = tile.row_begin[h + 1];
+        const Source<T> own = source(h, current);
+        if (to - from <= kDirectRows && Cache::aligned(args)) {
+          const bool last = h + 1 == tile.kv_heads;
+          const Source<T> next = !last ? source(h + 1, current) : more ? source(0, other) : own;
+          Rows::template attend_span<true>(args, tile, spans[current], in_cache(args, own, next), from, to);
+        } else {
+          Rows::template attend_span<false>(args, tile, spans[current], decoded(args, own, tile, scratch), from, to);
+        }
+      }
+      if (spans[other].begin >= end) break;
+      current = other;
+    }
+  }
+
+  static void begin_partition(Tile& tile) {
+    for (int row = 0; row < tile.rows; row++) {
+      tile.maximum[row] = Rows::kLowest;
+      tile.total[row] = 0.0f;
+    }
+    std::memset(tile.sums, 0, static_cast<std::size_t>(tile.rows * tile.stride) * sizeof(float));
+  }
+
+  static bool sees(const Tile& tile, int row, std::int64_t begin) {
+    return tile.first[row] < begin + kAttentionPartition && tile.end[row] > begin;
+  }
+
+  // into = into * a + from * b, `count` elements.
+  static void blend(float* into, float a, const float* from, float b, std::int64_t count) {
+    const V va = V::set(a);
+    const V vb = V::set(b);
+    std::int64_t d = 0;
+    for (; d + V::kLanes <= count; d += V::kLanes) V::fma(V::load(into + d), va, V::load(from + d) * vb).store(into + d);
+    if (d < count) {
+      const std::int64_t rest = count - d;
+      V::fma(V::load_first(into + d, rest), va, V::load_first(from + d, rest) * vb).store_first(into + d, rest);
+    }
+  }
+
+  // Merges the softmax over one more partition into that over those before: what `out` holds, its maximum and total.
+  static void merge(float* out, float& maximum, float& total, const float* sums, float own_maximum, float own_total,
+                    std::int64_t head_size) {
+    const float larger = own_maximum > maximum ? own_maximum : maximum;
+    const float a = Rows::exp_of(maximum - larger);
+    const float b = Rows::exp_of(own_maximum - larger);
+    blend(out, a, sums, b, head_size);
+    total = total * a + own_total * b;
+    maximum = larger;
+  }
+
+  static void finish(float* out, float total, std::int64_t head_size) {
+    const float factor = 1.0f / total;
+    for (std::int64_t d = 0; d < head_size; d++) out[d] *= factor;
+  }
+
+  static void keep(const AttentionArgs& args, const Tile& tile, const AttentionPiece& piece) {
+    for (int row = 0; row < tile.rows; row++) {
+      float* partial = partial_of(args, piece.sequence, piece.number, tile.query[row], tile.head[row]);
+      partial[0] = tile.maximum[row];
+      partial[1] = tile.total[row];
+      std::memcpy(partial + kPartialExtra, tile.sums + row * tile.stride,
+                  static_cast<std::size_t>(args.head_size) * sizeof(float));
+    }
+  }
+
+  static void add(const AttentionArgs& args, const Tile& tile, Totals& totals, std::int64_t begin) {
+    for (int row = 0; row < tile.rows; row++) {
+      if (!sees(tile, row, begin)) continue;
+      const float* sums = tile.sums + row * tile.stride;
+      if (totals.begun[row]) {
+        merge(tile.out[row], totals.maximum[row], totals.total[row], sums, tile.maximum[row], tile.total[row],
+              args.head_size);
+        continue;
+      }
+      totals.begun[row] = true;
+      totals.maximum[row] = tile.maximum[row];
+      totals.total[row] = tile.total[row];
+      std::memcpy(tile.out[row], sums, static_cast<std::size_t>(args.head_size) * sizeof(float));
+    }
+  }
+
+  static std::int64_t partition_at(std::int64_t position) { return position / kAttentionPartition * kAttentionPartition; }
+
+  template <class T>
+  static void attend_tile(const AttentionArgs& args, Tile& tile, const AttentionPiece& piece) {
+    const Scratch scratch = prepare(args, tile);
+    for (int row = 0; row < tile.rows; row++) {
+      float* copy = scratch.queries + row * tile.stride;
+      std::memcpy(copy, tile.q[row], static_cast<std::size_t>(args.head_size) * sizeof(float));
+      tile.q[row] = copy;
+    }
+    const std::int32_t* table = args.block_tables + piece.sequence * args.block_table_stride;
+    const std::int64_t first = partition_at(tile.first[0]);
+    const std::int64_t end = tile.end[tile.rows - 1];
+    if (is_split(args, piece.sequence)) {
+      begin_partition(tile);
+      attend_partition<T>(args, tile, scratch, table, first + piece.number * kAttentionPartition);
+      keep(args, tile, piece);
+      return;
+    }
+    Totals totals;
+    for (int row = 0; row < tile.rows; row++) totals.begun[row] = false;
+    for (std::int64_t begin = first; begin < end; begin += kAttentionPartition) {
+      begin_partition(tile);
+      attend_partition<T>(args, tile, scratch, table, begin);
+      add(args, tile, totals, begin);
+    }
+    for (int row = 0; row < tile.rows; row++) finish(tile.out[row], totals.total[row], args.head_size);
   }
 
   // Adds a KV head with rows [begin, begin + rows) of the sequence, counted query by query and within one head by head.
   static void add_rows(const AttentionArgs& args, Tile& tile, std::int64_t sequence, const Heads& heads,
                        std::int64_t begin, std::int64_t rows) {
     const std::int64_t query_start = args.query_starts[sequence];
-    const std::int64_t queries = args.query_starts[sequence + 1] - query_start;
-    const std::int64_t first_position = args.context_lengths[sequence] - queries;
     for (std::int64_t i = 0; i < rows; i++) {
-      const std::int64_t query = (begin + i) / heads.count;
-      const std::int64_t column = (heads.begin + (begin + i) % heads.count) * args.head_size;
       const int r = tile.rows++;
-      tile.q[r] = args.q + (query_start + query) * args.q_stride + column;
-      tile.out[r] = args.out + (query_start + query) * args.out_stride + column;
-      tile.end[r] = first_position + query + 1;
-      const std::int64_t window_start = tile.end[r] - args.sliding_window;
-      tile.first[r] = args.sliding_window > 0 && window_start > 0 ? window_start : 0;
-      tile.maximum[r] = Rows::kLowest;
-      tile.sum[r] = 0.0f;
-      std::memset(tile.out[r], 0, static_cast<std::size_t>(args.head_size) * sizeof(float));
+      tile.query[r] = (begin + i) / heads.count;
+      tile.head[r] = heads.begin + (begin + i) % heads.count;
+      const std::int64_t column = tile.head[r] * args.head_size;
+      tile.q[r] = args.q + (query_start + tile.query[r]) * args.q_stride + column;
+      tile.out[r] = args.out + (query_start + tile.query[r]) * args.out_stride + column;
+      const Range positions = positions_of(args, sequence, tile.query[r]);
+      tile.first[r] = positions.begin;
+      tile.end[r] = positions.end;
     }
     tile.row_begin[++tile.kv_heads] = tile.rows;
   }
@@ -107,46 +257,50 @@ struct Attention {
     tile.row_begin[0] = 0;
   }
 
-  // KV heads [begin, end) of one sequence.
+  // KV heads that share a tile do so with all of their rows, which then see the same positions.
   template <class T>
-  static void attend_sequence(const AttentionArgs& args, std::int64_t sequence, std::int64_t begin, std::int64_t end) {
-    const std::int64_t queries = args.query_starts[sequence + 1] - args.query_starts[sequence];
-    const std::int32_t* table = args.block_tables + sequence * args.block_table_stride;
-    if (queries == 0) return;
+  static void attend_piece(const AttentionArgs& args, const AttentionPiece& piece) {
+    const std::int64_t queries = args.query_starts[piece.sequence + 1] - args.query_starts[piece.sequence];
+    const std::int64_t end = piece.first_kv_head + piece.kv_heads;
     Tile tile;
-    clear(tile, begin);
-    const auto finish = [&](std::int64_t next_kv_head) {
-      if (tile.rows > 0) attend_tile<T>(args, tile, table);
+    clear(tile, piece.first_kv_head);
+    const auto attend = [&](std::int64_t next_kv_head) {
+      if (tile.rows > 0) attend_tile<T>(args, tile, piece);
       clear(tile, next_kv_head);
     };
-    for (std::int64_t kv_head = begin; kv_head < end; kv_head++) {
+    const bool tiles = piece.pieces > 1 && !is_split(args, piece.sequence);
+    for (std::int64_t kv_head = piece.first_kv_head; kv_head < end; kv_head++) {
       const Heads heads = heads_of(args, kv_head);
-      const std::int64_t rows = queries * heads.count;
-      // KV heads share a tile only with all of their rows, which then see the same positions.
-      const bool shares = rows <= kHeadRows && tile.rows + rows <= kTileRows && tile.kv_heads < kTileRows;
-      if (!shares) finish(kv_head);
-      for (std::int64_t row = 0; row < rows || row == 0; row += kHeadRows) {
-        if (row > 0) finish(kv_head);
-        add_rows(args, tile, sequence, heads, row, rows - row < kHeadRows ? rows - row : kHeadRows);
-      }
-      if (rows > kHeadRows) finish(kv_head + 1);
+      const Range rows = rows_of(args, piece, queries * heads.count);
+      const std::int64_t count = rows.end - rows.begin;
+      if (tiles || tile.rows + count > kTileRows || tile.kv_heads == kTileRows) attend(kv_head);
+      add_rows(args, tile, piece.sequence, heads, rows.begin, count);
     }
-    finish(end);
+    attend(end);
   }
 
   static void run(const AttentionArgs& args, Range units) {
     with_float_type(args.cache_dtype, [&](auto* type) {
-      using T = std::remove_cvref_t<decltype(*type)>;
-      std::int64_t unit = units.begin;
-      while (unit < units.end) {
-        const std::int64_t sequence = unit / args.kv_heads;
-        const std::int64_t sequence_end = (sequence + 1) * args.kv_heads;
-        const std::int64_t end = sequence_end < units.end ? sequence_end : units.end;
-        attend_sequence<T>(args, sequence, unit - sequence * args.kv_heads, end - sequence * args.kv_heads);
-        unit = end;
-      }
+      for_each_piece(args, units, attend_piece<std::remove_cvref_t<decltype(*type)>>);
     });
   }
+
+  static void combine_row(const AttentionArgs& args, std::int64_t sequence, std::int64_t query, std::int64_t head) {
+    float* out = args.out + (args.query_starts[sequence] + query) * args.out_stride + head * args.head_size;
+    const SeenPartitions seen(args, sequence, query);
+    const float* partial = partial_of(args, sequence, seen.first, query, head);
+    float maximum = partial[0];
+    float total = partial[1];
+    std::memcpy(out, partial + kPartialExtra, static_cast<std::size_t>(args.head_size) * sizeof(float));
+    for (std::int64_t p = seen.first + 1; p < seen.end; p++) {
+      partial = partial_of(args, sequence, p, query, head);
+      merge(out, maximum, total, partial + kPartialExtra, partial[0], partial[1], args.head_size);
+    }
+    finish(out, total, args.head_size);
+  }
+
+  // Puts partitions together.
+  static void combine(const AttentionArgs& args, Range rows) { for_each_split_row(args, rows, combine_row); }
 };
 
 }  // namespace

@@ -205,8 +205,8 @@ struct GatherArgs {
 
 // Rounds kv_heads * head_size columns of source at key_column and value_column into cache slot slots[m].
 struct WriteKvArgs {
-  void* keys;           // [blocks, kv_heads, block_size, head_size]
-  void* values;
+  void* keys;           // [blocks, kv_heads, head_size, block_size]: a vector of positions is read as it stands
+  void* values;         // [blocks, kv_heads, block_size, head_size]
   DType cache_dtype;    // f32, f16 or bf16
   const float* source;
   std::int64_t source_stride;
@@ -218,16 +218,34 @@ struct WriteKvArgs {
   std::int64_t block_size;
 };
 
-// Causal attention over the paged cache. The range counts units `sequence * kv_heads + kv_head`. A row's result
-// depends on its query and on the keys and values it sees, never on the other queries of the step.
+// The context of a sequence is cut at multiples of this many positions. Each partition has a softmax of its own, and
+// those of a query are merged in order: threads can share a long context, and results do not depend on whether they do.
+inline constexpr std::int64_t kAttentionPartition = 512;
+// Rows (pairs of a query and a query head) of one KV head that share a tile.
+inline constexpr std::int64_t kAttentionHeadRows = 48;
+// What a partial result has beside its head_size sums: its largest score, and the sum of its weights.
+inline constexpr std::int64_t kPartialExtra = 2;
+
+// Where the units of a sequence begin, and where its partial results do.
+struct AttentionPlan {
+  std::int64_t first_unit;
+  // In elements; -1 where no unit is a single partition, which attention_combine would have to put together.
+  std::int64_t first_partial;
+};
+
+// Causal attention over the paged cache. The range counts the units of `plan`, whose meaning is that of
+// attention_units.h; `attention_combine` then does sequences times query heads. A row's result depends on its query and on
+// the keys and values it sees, never on the other queries of the step, nor on the plan.
 struct AttentionArgs {
   float* out;
   std::int64_t out_stride;
   const float* q;
   std::int64_t q_stride;
-  const void* keys;     // [blocks, kv_heads, block_size, head_size]
-  const void* values;
+  const void* keys;     // [blocks, kv_heads, head_size, block_size]
+  const void* values;   // [blocks, kv_heads, block_size, head_size]
   DType cache_dtype;    // f32, f16 or bf16
+  const AttentionPlan* plan;  // [sequences + 1]; the last one ends the units
+  float* partials;
   const std::int32_t* kv_head_of;  // [heads], not decreasing
   const std::int32_t* query_starts;
   const std::int32_t* context_lengths;
@@ -297,6 +315,7 @@ struct KernelTable {
   void (*gather_rows)(const GatherArgs&, Range rows);
   void (*write_kv)(const WriteKvArgs&, Range rows);
   void (*attention)(const AttentionArgs&, Range units);
+  void (*attention_combine)(const AttentionArgs&, Range rows);
   void (*silu_mul)(const SiluMulArgs&, Range rows);
   void (*argmax)(const ArgmaxArgs&, Range rows);
   void (*sum_ranks)(const RankSumArgs&, Range elements);

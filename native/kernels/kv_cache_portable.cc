@@ -14,10 +14,10 @@ void run(const WriteKvArgs& args, Range rows) {
     const std::int64_t offset = args.slots[m] % args.block_size;
     const float* source = args.source + m * args.source_stride;
     for (std::int64_t h = 0; h < args.kv_heads; h++) {
-      const std::int64_t at = ((block * args.kv_heads + h) * args.block_size + offset) * args.head_size;
+      const std::int64_t at = (block * args.kv_heads + h) * args.block_size * args.head_size;
       for (std::int64_t d = 0; d < args.head_size; d++) {
-        from_float(source[args.key_column + h * args.head_size + d], keys + at + d);
-        from_float(source[args.value_column + h * args.head_size + d], values + at + d);
+        from_float(source[args.key_column + h * args.head_size + d], keys + at + d * args.block_size + offset);
+        from_float(source[args.value_column + h * args.head_size + d], values + at + offset * args.head_size + d);
       }
     }
   }

@@ -24,9 +24,13 @@ struct KvCacheWriter {
         const float* key = args.source + m * args.source_stride + args.key_column;
         const float* value = args.source + m * args.source_stride + args.value_column;
         for (std::int64_t h = 0; h < args.kv_heads; h++) {
-          const std::int64_t at = ((block * args.kv_heads + h) * args.block_size + offset) * args.head_size;
-          narrow(static_cast<T*>(args.keys) + at, key + h * args.head_size, args.head_size);
-          narrow(static_cast<T*>(args.values) + at, value + h * args.head_size, args.head_size);
+          const std::int64_t at = (block * args.kv_heads + h) * args.block_size * args.head_size;
+          T narrowed[kMaxHeadSize];
+          narrow(narrowed, key + h * args.head_size, args.head_size);
+          T* column = static_cast<T*>(args.keys) + at + offset;
+          for (std::int64_t d = 0; d < args.head_size; d++) column[d * args.block_size] = narrowed[d];
+          narrow(static_cast<T*>(args.values) + at + offset * args.head_size, value + h * args.head_size,
+                 args.head_size);
         }
       }
     });

@@ -30,6 +30,7 @@ void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range ro
 void gather_rows(const GatherArgs& args, Range rows);
 void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
+void attention_combine(const AttentionArgs& args, Range rows);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
 void sum_ranks(const RankSumArgs& args, Range elements);
@@ -51,6 +52,7 @@ void embedding_code4(const EmbeddingArgs& args, const Code4Matrix& table, Range 
 void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range rows);
 void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
+void attention_combine(const AttentionArgs& args, Range rows);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
 void sum_ranks(const RankSumArgs& args, Range elements);
@@ -72,6 +74,7 @@ void embedding_code4(const EmbeddingArgs& args, const Code4Matrix& table, Range 
 void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range rows);
 void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
+void attention_combine(const AttentionArgs& args, Range rows);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
 void sum_ranks(const RankSumArgs& args, Range elements);
@@ -93,6 +96,7 @@ void embedding_code4(const EmbeddingArgs& args, const Code4Matrix& table, Range 
 void embedding_int8(const EmbeddingArgs& args, const Int8Matrix& table, Range rows);
 void write_kv(const WriteKvArgs& args, Range rows);
 void attention(const AttentionArgs& args, Range units);
+void attention_combine(const AttentionArgs& args, Range rows);
 void silu_mul(const SiluMulArgs& args, Range rows);
 void argmax(const ArgmaxArgs& args, Range rows);
 void sum_ranks(const RankSumArgs& args, Range elements);

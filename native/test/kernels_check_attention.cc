@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../kernels/attention_plan.h"
 #include "../kernels/numbers.h"
 #include "kernels_check.h"
 
@@ -49,13 +50,15 @@ struct Batch {
   Array<std::int32_t> kv_head_of;
   Array<std::int32_t> query_starts;
   Array<std::int32_t> contexts;
+  std::int64_t most_context;
   std::int64_t most_blocks;
   Array<std::int32_t> tables;
   std::int64_t queries;
 
   Batch(Random& random, const Shape& shape)
       : shape(shape), kv_head_of(shape.heads), query_starts(shape.sequences + 1), contexts(shape.sequences),
-        most_blocks(120 / shape.block_size + 2), tables(shape.sequences * most_blocks) {
+        most_context(random.chance(8) ? 3 * kAttentionPartition : 110), most_blocks(most_context / shape.block_size + 2),
+        tables(shape.sequences * most_blocks) {
     // Not decreasing; some KV heads may have no query head.
     std::int64_t kv_head = 0;
     for (std::int64_t h = 0; h < shape.heads; h++) {
@@ -64,8 +67,8 @@ struct Batch {
     }
     std::int32_t start = 0;
     for (std::int64_t s = 0; s < shape.sequences; s++) {
-      const auto context = static_cast<std::int32_t>(random.between(1, 110));
-      const bool decode = random.chance(2);
+      const auto context = static_cast<std::int32_t>(random.between(1, most_context));
+      const bool decode = random.chance(2) || context > 110;
       query_starts[s] = start;
       contexts[s] = context;
       start += decode ? 1 : static_cast<std::int32_t>(random.between(0, context));
@@ -85,17 +88,19 @@ struct Batch {
   std::int64_t cache_size() const { return blocks() * shape.kv_heads * shape.block_size * shape.head_size; }
 };
 
+// Element d of position p of a head is at p * `position_step` + d * `element_step`.
 template <class T>
-void fill_cache(Random& random, const Batch& batch, const Array<T>& cache, float scale) {
+void fill_cache(Random& random, const Batch& batch, const Array<T>& cache, float scale, std::int64_t position_step,
+                std::int64_t element_step) {
   const Shape& shape = batch.shape;
   for (std::int64_t i = 0; i < cache.size(); i++) from_float(__builtin_nanf(""), cache.data() + i);
   for (std::int64_t s = 0; s < shape.sequences; s++) {
     for (std::int64_t p = 0; p < batch.contexts[s]; p++) {
       const std::int64_t block = batch.tables[s * batch.most_blocks + p / shape.block_size];
       for (std::int64_t h = 0; h < shape.kv_heads; h++) {
-        const std::int64_t slot = (block * shape.kv_heads + h) * shape.block_size + p % shape.block_size;
-        T* at = cache.data() + slot * shape.head_size;
-        for (std::int64_t d = 0; d < shape.head_size; d++) from_float(random.unit() * scale, at + d);
+        T* at = cache.data() + (block * shape.kv_heads + h) * shape.block_size * shape.head_size +
+                p % shape.block_size * position_step;
+        for (std::int64_t d = 0; d < shape.head_size; d++) from_float(random.unit() * scale, at + d * element_step);
       }
     }
   }
@@ -110,9 +115,10 @@ void check_shape(Check& check, Random& random, const Batch& batch) {
   const Array<T> keys(batch.cache_size()), values(batch.cache_size());
   fill(random, q, Numbers::ordinary);
   for (std::int64_t i = 0; i < q.size(); i++) q[i] *= 2;
-  fill_cache(random, batch, keys, 2.0f);
-  fill_cache(random, batch, values, 1.0f);
-  const auto apply = [&](const KernelTable& kernels, const Output& out, Range units) {
+  fill_cache(random, batch, keys, 2.0f, 1, shape.block_size);
+  fill_cache(random, batch, values, 1.0f, shape.head_size, 1);
+  // In as many parts as `threads` threads would do it in, the last one first.
+  const auto apply = [&](const KernelTable& kernels, const Output& out, std::int64_t threads) {
     AttentionArgs args = {};
     args.out = out.data();
     args.out_stride = out_stride;
@@ -134,19 +140,28 @@ void check_shape(Check& check, Random& random, const Batch& batch) {
     args.sliding_window = shape.sliding_window;
     args.soft_cap = shape.soft_cap;
     args.workspace = check.workspace.fresh();
-    kernels.attention(args, units);
+    const Array<AttentionPlan> plan(shape.sequences + 1);
+    const AttentionUnits all = plan_attention(args, shape.sequences, threads, plan.data());
+    const Array<float> partials(all.partials);
+    args.plan = plan.data();
+    args.partials = partials.data();
+    const std::int64_t rows = all.partials == 0 ? 0 : shape.sequences * shape.heads;
+    for (std::int64_t part = threads - 1; part >= 0; part--) {
+      kernels.attention(args, {all.units * part / threads, all.units * (part + 1) / threads});
+    }
+    for (std::int64_t part = 0; part < threads; part++) {
+      kernels.attention_combine(args, {rows * part / threads, rows * (part + 1) / threads});
+    }
   };
-  const std::int64_t columns = shape.heads * shape.head_size, units = shape.sequences * shape.kv_heads;
+  const std::int64_t columns = shape.heads * shape.head_size;
   const Output received(batch.queries, columns, out_stride), expected(batch.queries, columns, out_stride);
-  const Output split(batch.queries, columns, out_stride);
-  apply(check.variant, received, {0, units});
-  apply(check.portable, expected, {0, units});
+  const Output shared(batch.queries, columns, out_stride);
+  apply(check.variant, received, 1);
+  apply(check.portable, expected, 1);
   check.expect_close(received, expected, [](std::int64_t, std::int64_t) { return kTolerance; }, "the result");
   check.digest(received);
-  const std::int64_t at = random.between(0, units);
-  apply(check.variant, split, {at, units});
-  apply(check.variant, split, {0, at});
-  check.expect_same(split, received, "the result of two ranges of units");
+  apply(check.variant, shared, random.between(2, 6));
+  check.expect_same(shared, received, "the result of several threads");
 }
 
 void check_attention(Check& check) {

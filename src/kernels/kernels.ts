@@ -79,9 +79,11 @@ export interface AttentionShape {
   readonly softCap: number;
 }
 
-/** The paged KV cache of one layer: `keys` and `values` are f32, bf16 or f16 `[blocks, kvHeads, blockSize, headSize]`. */
+/** The paged KV cache of one layer, in f32, bf16 or f16. */
 export interface KvCache {
+  /** `[blocks, kvHeads, headSize, blockSize]`: neighbouring positions side by side, as a query meets them. */
   readonly keys: Operand;
+  /** `[blocks, kvHeads, blockSize, headSize]` */
   readonly values: Operand;
   readonly kvHeads: number;
   readonly headSize: number;

@@ -12,9 +12,9 @@ function expectCache(cache: KvCache): void {
   expect(values.tensor.dtype === keys.tensor.dtype, `values of ${keys.tensor.dtype}`, values.tensor.dtype);
 }
 
-/** Index of the first element of a head at a cache slot. */
-function cacheIndex(cache: KvCache, block: number, head: number, offset: number): number {
-  return ((block * cache.kvHeads + head) * cache.blockSize + offset) * cache.headSize;
+/** Index of the first element of a head in a block. */
+function blockIndex(cache: KvCache, block: number, head: number): number {
+  return (block * cache.kvHeads + head) * cache.blockSize * cache.headSize;
 }
 
 export function writeKv(
@@ -37,11 +37,14 @@ export function writeKv(
   for (let m = 0; m < rows; m++) {
     const slot = indexBelow(slotOf, m, cache.keys.rows * blockSize, "slots");
     for (let h = 0; h < kvHeads; h++) {
-      const to = cacheIndex(cache, Math.floor(slot / blockSize), h, slot % blockSize);
+      const to = blockIndex(cache, Math.floor(slot / blockSize), h);
+      const offset = slot % blockSize;
       const key = m * source.columns + keyColumn + h * headSize;
       const value = m * source.columns + valueColumn + h * headSize;
-      keys.write(to, from.subarray(key, key + headSize));
-      values.write(to, from.subarray(value, value + headSize));
+      for (let d = 0; d < headSize; d++) {
+        keys.write(to + d * blockSize + offset, from.subarray(key + d, key + d + 1));
+      }
+      values.write(to + offset * headSize, from.subarray(value, value + headSize));
     }
   }
 }
@@ -53,20 +56,21 @@ interface Query {
   /** Positions `[first, end)` it sees. */
   readonly first: number;
   readonly end: number;
-  /** Index in the cache of the key of a position. */
-  readonly indexOf: (position: number) => number;
+  /** Index in the cache of the block of a position, for the KV head that the query reads. */
+  readonly blockOf: (position: number) => number;
 }
 
 /** softmax(q K^T) V over the positions a query sees. */
-function attend(query: Query, keys: FloatView, values: FloatView, shape: AttentionShape): void {
-  const { q, out, first, end, indexOf } = query;
+function attend(query: Query, keys: FloatView, values: FloatView, shape: AttentionShape, blockSize: number): void {
+  const { q, out, first, end, blockOf } = query;
   const { scale, softCap, headSize } = shape;
   const row = new Float32Array(headSize);
+  const block = new Float32Array(headSize * blockSize);
   const scores = new Float64Array(end - first);
   for (let p = first; p < end; p++) {
-    keys.read(indexOf(p), row);
+    if (p === first || p % blockSize === 0) keys.read(blockOf(p), block);
     let dot = 0;
-    for (let d = 0; d < headSize; d++) dot += (q[d] ?? 0) * (row[d] ?? 0);
+    for (let d = 0; d < headSize; d++) dot += (q[d] ?? 0) * (block[d * blockSize + (p % blockSize)] ?? 0);
     const score = dot * scale;
     scores[p - first] = softCap === 0 ? score : softCap * Math.tanh(score / softCap);
   }
@@ -75,7 +79,7 @@ function attend(query: Query, keys: FloatView, values: FloatView, shape: Attenti
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   const sums = new Float64Array(headSize);
   for (let p = first; p < end; p++) {
-    values.read(indexOf(p), row);
+    values.read(blockOf(p) + (p % blockSize) * headSize, row);
     const weight = weights[p - first] ?? 0;
     for (let d = 0; d < headSize; d++) sums[d] = (sums[d] ?? 0) + weight * (row[d] ?? 0);
   }
@@ -112,15 +116,16 @@ export function attention(
       const first = slidingWindow === 0 ? 0 : Math.max(0, end - slidingWindow);
       for (let h = 0; h < heads; h++) {
         const kvHead = indexBelow(kvHeadOf, h, cache.kvHeads, "kvHeadOf");
-        const indexOf = (position: number) => {
+        const blockOf = (position: number) => {
           const entry = s * batch.blockTables.columns + Math.floor(position / cache.blockSize);
           const block = indexBelow(blocks, entry, cache.keys.rows, "blockTables");
-          return cacheIndex(cache, block, kvHead, position % cache.blockSize);
+          return blockIndex(cache, block, kvHead);
         };
         const from = (start + i) * q.columns + h * headSize;
         const to = (start + i) * out.columns + h * headSize;
         const row = queries.subarray(from, from + headSize);
-        attend({ q: row, out: outputs.subarray(to, to + headSize), first, end, indexOf }, keys, values, shape);
+        const query = { q: row, out: outputs.subarray(to, to + headSize), first, end, blockOf };
+        attend(query, keys, values, shape, cache.blockSize);
       }
     }
   }

@@ -79,9 +79,10 @@ export class ModelMemory {
   /** The paged KV cache of one layer on this rank. Its pages are touched when tokens are first written to them. */
   kvCache(layer: number, kvHeads: number, headSize: number): KvCache {
     const { kernels, blocks, blockSize, kvCacheDtype } = this.#options;
-    const shape = [blocks, kvHeads, blockSize, headSize];
-    const keys = kernels.bind(this.#cache.allocate(`layers.${layer}.keys`, kvCacheDtype, shape));
-    const values = kernels.bind(this.#cache.allocate(`layers.${layer}.values`, kvCacheDtype, shape));
+    const allocate = (name: string, shape: readonly number[]) =>
+      kernels.bind(this.#cache.allocate(`layers.${layer}.${name}`, kvCacheDtype, shape));
+    const keys = allocate("keys", [blocks, kvHeads, headSize, blockSize]);
+    const values = allocate("values", [blocks, kvHeads, blockSize, headSize]);
     return { keys, values, kvHeads, headSize, blockSize };
   }
 

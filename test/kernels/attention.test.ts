@@ -52,12 +52,13 @@ function makeInputs(setting: Setting, seed: number): Inputs {
     tables.push(...own, ...Array.from({ length: tableColumns - own.length }, () => -1));
   }
   const columns = kvHeadOf.length * headSize + EXTRA_COLUMNS;
-  const shape = [needed + 2, kvHeads, blockSize, headSize];
+  const keyShape = [needed + 2, kvHeads, headSize, blockSize];
+  const valueShape = [needed + 2, kvHeads, blockSize, headSize];
   return {
     setting,
     q: random.floats("f32", [starts.at(-1) ?? 0, columns], 2),
-    keys: random.floats(dtype, shape, 2),
-    values: random.floats(dtype, shape),
+    keys: random.floats(dtype, keyShape, 2),
+    values: random.floats(dtype, valueShape),
     queryStarts: integers([starts.length], starts),
     contextLengths: integers(
       [sequences.length],
@@ -174,6 +175,38 @@ describe("native attention", () => {
       });
     }
 
+    for (const slidingWindow of [0, 300, 700]) {
+      it(`gives a query of a long context the bits it has in a prefill (window ${slidingWindow})`, () => {
+        const context = 1100;
+        const setting = { ...grouped, headSize: 16, kvHeadOf: [0, 0, 1], kvHeads: 2, slidingWindow };
+        const inputs = makeInputs({ ...setting, sequences: [{ context, queries: context }] }, 17);
+        const whole = attend(kernels, inputs);
+        assertClose(whole, attend(reference, inputs), () => TOLERANCE);
+        const [width, columns] = [3 * 16, inputs.q.shape[1] ?? 0];
+        // Around the ends of partitions, of spans and of blocks, alone and a few at a time.
+        for (const [end, queries] of [
+          [512, 1],
+          [513, 1],
+          [513, 2],
+          [812, 1],
+          [813, 5],
+          [1025, 1],
+          [1030, 16],
+          [context, 1],
+        ] as const) {
+          const part = {
+            ...inputs,
+            setting: { ...inputs.setting, sequences: [{ context: end, queries }] },
+            q: floats("f32", [queries, columns], numbersOf(inputs.q).slice((end - queries) * columns, end * columns)),
+            queryStarts: integers([2], [0, queries]),
+            contextLengths: integers([1], [end]),
+          };
+          const expected = bitsOf(whole).slice((end - queries) * width, end * width);
+          assert.deepEqual(bitsOf(attend(kernels, part)), expected, `queries ${end - queries} to ${end}`);
+        }
+      });
+    }
+
     it("reads nothing of the cache but the positions a query sees", () => {
       const sequences = [
         { context: 37, queries: 3 },
@@ -190,17 +223,20 @@ describe("native attention", () => {
           seen.add((tables[s * columns + Math.floor(p / blockSize)] ?? 0) * blockSize + (p % blockSize));
         }
       }
-      const spoil = (tensor: Tensor): Tensor =>
+      const spoil = (tensor: Tensor, offsetOf: (index: number) => number): Tensor =>
         floats(
           "f32",
           tensor.shape,
           numbersOf(tensor).map((value, index) => {
             const block = Math.floor(index / (kvHeads * blockSize * headSize));
-            const slot = block * blockSize + (Math.floor(index / headSize) % blockSize);
-            return seen.has(slot) ? value : Number.NaN;
+            return seen.has(block * blockSize + (offsetOf(index) % blockSize)) ? value : Number.NaN;
           }),
         );
-      const spoiled = { ...inputs, keys: spoil(inputs.keys), values: spoil(inputs.values) };
+      const spoiled = {
+        ...inputs,
+        keys: spoil(inputs.keys, (index) => index),
+        values: spoil(inputs.values, (index) => Math.floor(index / headSize)),
+      };
       assert.deepEqual(bitsOf(attend(kernels, spoiled)), clean);
     });
 

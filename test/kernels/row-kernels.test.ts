@@ -229,7 +229,7 @@ describe("native writeKv", () => {
       kvHeads: number,
       headSize: number,
     ) => {
-      const [keys, values] = [zeros(dtype, [4, kvHeads, 3, headSize]), zeros(dtype, [4, kvHeads, 3, headSize])];
+      const [keys, values] = [zeros(dtype, [4, kvHeads, headSize, 3]), zeros(dtype, [4, kvHeads, 3, headSize])];
       scoped(on, (bind) => {
         const cache = { keys: bind(keys), values: bind(values), kvHeads, headSize, blockSize: 3 };
         on.writeKv(cache, bind(source), bind(slots), slots.shape[0] ?? 0, 2, 2 + kvHeads * headSize);
@@ -264,11 +264,12 @@ describe("native writeKv", () => {
         ["bf16", f32ToBf16, 0x7f80],
         ["f16", f32ToF16, 0x7c00],
       ] as const) {
-        const bits = write(kernels, dtype, source, integers([1], [7]), 1, size).filter(
-          (_, i) => Math.floor(i / size) === 7,
-        );
-        for (const [index, value] of awkward.entries()) {
-          const received = bits[index] ?? 0;
+        const bits = write(kernels, dtype, source, integers([1], [7]), 1, size);
+        // Slot 7 is offset 1 of block 2; values come after the keys of all 12 slots.
+        const keys = awkward.map((_, d) => bits[(2 * size + d) * 3 + 1]);
+        const values = bits.slice((12 + 7) * size, (12 + 8) * size);
+        for (const [index, received = 0] of [...keys, ...values].entries()) {
+          const value = awkward[index % size] ?? 0;
           if (Number.isNaN(value)) assert.ok((received & 0x7fff) > exponent, `NaN became ${received.toString(16)}`);
           else assert.equal(received, narrow(value), `${value} as ${dtype}`);
         }

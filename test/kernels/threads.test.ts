@@ -139,7 +139,7 @@ function rowRuns(): Record<string, Run> {
 
 /** Contexts and queries of sequences. */
 const BATCHES = {
-  "a long context": [[700, 1]],
+  "a long context": [[1500, 2]],
   "a prompt": [[90, 90]],
   "a batch": [
     [70, 1],
