@@ -7,6 +7,8 @@
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace shardloom {
@@ -93,6 +95,26 @@ constexpr Feature kFeatures[] = {
     {"sve2", AT_HWCAP2, 1}, {"i8mm", AT_HWCAP2, 13},   {"bf16", AT_HWCAP2, 14},
 };
 
+#elif defined(__aarch64__) && defined(__APPLE__)
+
+struct Feature {
+  const char* name;
+  const char* setting;  // of sysctl
+};
+
+constexpr Feature kFeatures[] = {
+    {"asimdhp", "hw.optional.arm.FEAT_FP16"},
+    {"asimddp", "hw.optional.arm.FEAT_DotProd"},
+    {"i8mm", "hw.optional.arm.FEAT_I8MM"},
+    {"bf16", "hw.optional.arm.FEAT_BF16"},
+};
+
+bool offered(const Feature& feature) {
+  int value = 0;
+  size_t bytes = sizeof value;
+  return sysctlbyname(feature.setting, &value, &bytes, nullptr, 0) == 0 && value == 1;
+}
+
 #endif
 
 }  // namespace
@@ -119,6 +141,12 @@ CpuFeatures cpu_features() {
   }
 #elif defined(__aarch64__)
   found.names[found.count++] = "asimd";
+#if defined(__APPLE__)
+  static_assert(std::size(kFeatures) < kMaxCpuFeatures);
+  for (const Feature& feature : kFeatures) {
+    if (offered(feature)) found.names[found.count++] = feature.name;
+  }
+#endif
 #endif
   return found;
 }

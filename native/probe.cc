@@ -194,8 +194,14 @@ const ProbeTable& best_probe() {
     return features.has("avx512_vnni") ? avx512::kProbeVnni : avx512::kProbe;
   }
   if (features.has("avx2") && features.has("fma")) return avx2::kProbe;
-#endif
   return portable::kProbe;
+#elif defined(__aarch64__)
+  const CpuFeatures features = cpu_features();
+  if (!features.has("asimddp")) return neon::kProbe;
+  return features.has("i8mm") ? neoni8mm::kProbe : neondotprod::kProbe;
+#else
+  return portable::kProbe;
+#endif
 }
 
 double probe_read(ThreadPool* pool, std::size_t bytes, int passes) {

@@ -6,14 +6,15 @@
 // something that it needs is missing.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const SKIPPED = 77;
-/** The newest of everything, and a CPU that has the base of the architecture and no more. */
-const ARM64_CPUS = ["max", "cortex-a53"];
+/** With matrix products, with dot products only, and with the base of the architecture only. */
+const ARM64_CPUS = ["max", "neoverse-n1", "cortex-a53"];
 const ARM64_LIBRARIES = "/usr/aarch64-linux-gnu";
 
 const { values: options } = parseArgs({
@@ -59,13 +60,20 @@ if (options.arm64) {
   need("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu");
   need("qemu-aarch64", "qemu-user");
   const toolchain = join(root, "native", "toolchains", "aarch64-linux-gnu.cmake");
-  const definitions = ["-DCMAKE_BUILD_TYPE=Release", `-DCMAKE_TOOLCHAIN_FILE=${toolchain}`];
+  const headers = createRequire(import.meta.url)("node-api-headers").include_dir;
+  const definitions = [
+    "-DCMAKE_BUILD_TYPE=Release",
+    `-DCMAKE_TOOLCHAIN_FILE=${toolchain}`,
+    `-DCMAKE_JS_INC=${headers}`,
+  ];
   quietly("cmake", ["-S", root, "-B", directory, ...definitions]);
 } else if (!existsSync(join(directory, "CMakeCache.txt"))) {
   skip("the native addon was never built here");
 }
+// For Arm64 the addon as well, which nothing else would compile.
+const targets = options.arm64 ? ["kernels_check", "shardloom_native"] : ["kernels_check"];
 const parallel = ["--parallel", `${availableParallelism()}`];
-quietly("cmake", ["--build", directory, "--config", "Release", "--target", "kernels_check", ...parallel]);
+quietly("cmake", ["--build", directory, "--config", "Release", ...parallel, "--target", ...targets]);
 
 const program = [directory, join(directory, "Release")]
   .flatMap((folder) => ["kernels_check", "kernels_check.exe"].map((name) => join(folder, name)))

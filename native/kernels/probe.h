@@ -28,5 +28,14 @@ namespace avx512 {
 extern const ProbeTable kProbe;
 extern const ProbeTable kProbeVnni;
 }
+namespace neon {
+extern const ProbeTable kProbe;
+}
+namespace neondotprod {
+extern const ProbeTable kProbe;
+}
+namespace neoni8mm {
+extern const ProbeTable kProbe;
+}
 
 }  // namespace shardloom

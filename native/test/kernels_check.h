@@ -119,6 +119,9 @@ class Output {
   Array<float> memory_;
 };
 
+// NaN equals NaN, whatever its bits.
+bool same_number(float a, float b);
+
 // The largest error that element (row, column) may have.
 using Bound = std::function<double(std::int64_t row, std::int64_t column)>;
 
@@ -150,7 +153,7 @@ class Check {
     set_case(text.str());
   }
 
-  // Each of these ends the program with a report unless what it says holds. NaN equals NaN, whatever its bits.
+  // Each of these ends the program with a report unless what it says holds.
   void expect(bool condition, const char* what);
   void expect_close(const Output& received, const Output& expected, const Bound& bound, const char* what);
   void expect_same(const Output& received, const Output& expected, const char* what);
@@ -173,20 +176,24 @@ class Check {
   std::uint64_t digest_ = 0xcbf29ce484222325u;
 };
 
-// One kernel: `work` checks it, and `same` tells whether a variant has none of its own.
+// One kernel: `work` checks it, and `same` tells whether two variants have the same one.
 struct KernelCheck {
   const char* kernel;
   void (*work)(Check& check);
-  bool (*same)(const KernelTable& variant, const KernelTable& portable);
+  bool (*same)(const KernelTable& variant, const KernelTable& other);
   // Of cases: 1 where one is cheap.
   int divisor;
 };
+
+template <auto kKernel>
+bool same(const KernelTable& variant, const KernelTable& other) {
+  return variant.*kKernel == other.*kKernel;
+}
 
 void add_linear_checks(std::vector<KernelCheck>& checks);
 void add_row_checks(std::vector<KernelCheck>& checks);
 void add_attention_checks(std::vector<KernelCheck>& checks);
 
-// A float dtype, and the sizes of a work that is cut in two at random.
 DType any_float_dtype(Random& random);
 
 }  // namespace shardloom::check

@@ -178,11 +178,7 @@ void check_attention(Check& check) {
 }  // namespace
 
 void add_attention_checks(std::vector<KernelCheck>& checks) {
-  checks.push_back({"attention", check_attention,
-                    [](const KernelTable& variant, const KernelTable& portable) {
-                      return variant.attention == portable.attention;
-                    },
-                    2});
+  checks.push_back({"attention", check_attention, same<&KernelTable::attention>, 2});
 }
 
 }  // namespace shardloom::check

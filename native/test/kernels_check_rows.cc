@@ -330,11 +330,6 @@ void check_write_kv(Check& check) {
   });
 }
 
-template <auto kKernel>
-bool same(const KernelTable& variant, const KernelTable& portable) {
-  return variant.*kKernel == portable.*kKernel;
-}
-
 }  // namespace
 
 void add_row_checks(std::vector<KernelCheck>& checks) {

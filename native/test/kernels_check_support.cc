@@ -32,10 +32,6 @@ void fill_elements(Random& random, const Array<T>& out, Numbers numbers) {
   }
 }
 
-bool same_number(float a, float b) {
-  return bits_of_float(a) == bits_of_float(b) || (std::isnan(a) && std::isnan(b));
-}
-
 [[noreturn]] void fail_at(const char* what, std::int64_t row, std::int64_t column, float received, float expected,
                           double allowed) {
   std::fprintf(stderr,
@@ -47,6 +43,10 @@ bool same_number(float a, float b) {
 }
 
 }  // namespace
+
+bool same_number(float a, float b) {
+  return bits_of_float(a) == bits_of_float(b) || (std::isnan(a) && std::isnan(b));
+}
 
 GuardedMemory::GuardedMemory(std::size_t bytes) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));

@@ -48,6 +48,10 @@ describe("the check of kernels without Node.js", () => {
     const neon = arm64.get("neon");
     assert.ok(neon !== undefined);
     const avx2 = check([], CASES)?.get("avx2");
-    if (avx2 !== undefined) assert.deepEqual(neon, avx2);
+    for (const [kernel, digest] of neon) {
+      // Either may do without a kernel of its own.
+      const other = avx2?.get(kernel) ?? digest;
+      assert.equal(digest, other, kernel);
+    }
   });
 });
