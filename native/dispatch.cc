@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include "cpu_features.h"
 #include "kernels/variants.h"
 
 #if defined(__x86_64__)
@@ -172,13 +173,13 @@ constexpr KernelTable kNeon = {
     .linear = neon::linear,
     .linear_code4 = neon::linear_code4,
     .linear_int8 = neon::linear_int8,
-    .quantize_int16 = portable::quantize_int16,
-    .quantize_int8 = portable::quantize_int8,
-    .arranged_code4_int16 = portable::arranged_code4_int16,
-    .arranged_code4_int8 = portable::arranged_code4_int8,
+    .quantize_int16 = neon::quantize_int16,
+    .quantize_int8 = neon::quantize_int8,
+    .arranged_code4_int16 = neon::arranged_code4_int16,
+    .arranged_code4_int8 = neon::arranged_code4_int8,
     .arranged_code4_f32 = portable::arranged_code4_f32,
-    .arranged_int8_int16 = portable::arranged_int8_int16,
-    .arranged_int8_int8 = portable::arranged_int8_int8,
+    .arranged_int8_int16 = neon::arranged_int8_int16,
+    .arranged_int8_int8 = neon::arranged_int8_int8,
     .arranged_int8_f32 = portable::arranged_int8_f32,
     .embedding_arranged_code4 = portable::embedding_arranged_code4,
     .embedding_arranged_int8 = portable::embedding_arranged_int8,
@@ -201,6 +202,26 @@ constexpr KernelTable kNeon = {
     .narrow_bf16 = neon::narrow_bf16,
 };
 
+// The same with dot products of int8.
+constexpr KernelTable neon_with_dotprod() {
+  KernelTable table = kNeon;
+  table.isa = "neondotprod";
+  table.arranged_code4_int8 = neondotprod::arranged_code4_int8;
+  table.arranged_int8_int8 = neondotprod::arranged_int8_int8;
+  return table;
+}
+constexpr KernelTable kNeonDotprod = neon_with_dotprod();
+
+// The same with matrix products of int8, but for single rows, which have no use for them.
+constexpr KernelTable neon_with_i8mm() {
+  KernelTable table = kNeonDotprod;
+  table.isa = "neoni8mm";
+  table.arranged_code4_int8 = neoni8mm::arranged_code4_int8;
+  table.arranged_int8_int8 = neoni8mm::arranged_int8_int8;
+  return table;
+}
+constexpr KernelTable kNeonI8mm = neon_with_i8mm();
+
 #endif
 
 }  // namespace
@@ -213,6 +234,10 @@ KernelTables supported_kernels() {
   if (cpu.avx512) found.tables[found.count++] = &kAvx512;
   if (cpu.avx2) found.tables[found.count++] = &kAvx2;
 #elif defined(__aarch64__)
+  const CpuFeatures cpu = cpu_features();
+  const bool dotprod = cpu.has("asimddp");
+  if (dotprod && cpu.has("i8mm")) found.tables[found.count++] = &kNeonI8mm;
+  if (dotprod) found.tables[found.count++] = &kNeonDotprod;
   found.tables[found.count++] = &kNeon;
 #endif
   found.tables[found.count++] = &kPortable;

@@ -93,6 +93,12 @@ namespace shardloom::neon {
 void linear(const LinearArgs& args, Range outputs);
 void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
 void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
+void quantize_int16(const QuantizeArgs& args, Range rows);
+void quantize_int8(const QuantizeArgs& args, Range rows);
+void arranged_code4_int16(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_int8_int16(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
+void arranged_int8_int8(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
 void rms_norm(const NormArgs& args, Range rows);
 void add_rms_norm(const NormArgs& args, Range rows);
 void head_norm(const HeadNormArgs& args, Range rows);
@@ -109,3 +115,17 @@ void sum_ranks(const RankSumArgs& args, Range elements);
 void narrow_bf16(bf16* out, const float* x, Range elements);
 
 }  // namespace shardloom::neon
+
+namespace shardloom::neondotprod {
+
+void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_int8_int8(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
+
+}  // namespace shardloom::neondotprod
+
+namespace shardloom::neoni8mm {
+
+void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_int8_int8(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
+
+}  // namespace shardloom::neoni8mm

@@ -105,6 +105,7 @@ int main(int count, char** arguments) {
   const Options options = options_of(count, arguments);
   std::vector<KernelCheck> checks;
   add_linear_checks(checks);
+  add_arranged_checks(checks);
   add_row_checks(checks);
   add_attention_checks(checks);
   const KernelTables tables = supported_kernels();

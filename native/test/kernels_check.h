@@ -191,6 +191,7 @@ bool same(const KernelTable& variant, const KernelTable& other) {
 }
 
 void add_linear_checks(std::vector<KernelCheck>& checks);
+void add_arranged_checks(std::vector<KernelCheck>& checks);
 void add_row_checks(std::vector<KernelCheck>& checks);
 void add_attention_checks(std::vector<KernelCheck>& checks);
 

@@ -18,7 +18,7 @@ export type NativeHandle = number;
 export interface NativeAddon {
   /** Version of this interface; must equal `NATIVE_ABI`. */
   readonly abi: number;
-  /** Instruction set in use by this thread: "portable", "neon", "avx2", "avx512" or "avx512vnni". */
+  /** Instruction set in use by this thread: "portable", "avx2", "avx512", "avx512vnni", "neon", "neondotprod" or "neoni8mm". */
   readonly isa: string;
   /** Instruction sets that this CPU and OS can run, best first; the first one is the default. */
   readonly supportedIsas: readonly string[];

@@ -104,7 +104,7 @@ export interface AttentionBatch {
 export interface Kernels {
   /** "shape-only" computes nothing: its operands may be virtual tensors (shape-only.ts). */
   readonly backend: "native" | "reference" | "shape-only";
-  /** "avx512vnni", "avx512", "avx2", "neon", "portable", "typescript", or "none". */
+  /** "avx512vnni", "avx512", "avx2", "neoni8mm", "neondotprod", "neon", "portable", "typescript", or "none". */
   readonly isa: string;
 
   /** Makes a tensor usable by kernels; validates dtype, alignment and extent once. */
