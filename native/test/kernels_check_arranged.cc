@@ -180,6 +180,12 @@ void check_floats(Check& check, Kernel kernel) {
       apply(check.variant, parts, rows, {group, groups});
     }
     check.expect_same(parts, received, "the result of parts");
+    const Output dense = operands.output();
+    LinearArgs args = operands.args(check, dense);
+    args.weight = weight.decoded.data();
+    args.weight_dtype = DType::f32;
+    check.variant.linear(args, {0, sizes.outputs});
+    check.expect_same(received, dense, "what the dequantized weight gives");
     check.digest(received);
   });
 }

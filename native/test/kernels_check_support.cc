@@ -118,6 +118,7 @@ void Check::expect_close(const Output& received, const Output& expected, const B
     for (std::int64_t n = 0; n < expected.columns(); n++) {
       const float got = received.row(m)[n];
       const float wanted = expected.row(m)[n];
+      expect(bits_of_float(got) != bits_of_float(kUntouched), "an element was never written");
       if (same_number(got, wanted)) continue;
       const double allowed = bound(m, n);
       const double error = std::fabs(static_cast<double>(got) - static_cast<double>(wanted));
