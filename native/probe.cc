@@ -6,7 +6,6 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -24,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kPageBytes = 4096;
 constexpr int kTries = 5;
-constexpr int kBatch = 100;
+constexpr int kBatch = 20;
 constexpr int kSpinsBeforeYield = 10'000;
 // What a thread of the pool does here is worth all of them.
 constexpr double kWorthEveryThread = 1e12;
@@ -124,34 +123,43 @@ double best_of_batches(double milliseconds, const Batch& batch) {
   return best;
 }
 
-// Half a round trip between this thread and another one. `Side` has post(number) and wait(number).
+// Half a round trip between the first two threads of the pool. `Side` has post(number) and wait(number).
 template <class Side>
-double one_way_ns(double milliseconds) {
+double one_way_ns(ThreadPool& pool, double milliseconds) {
   constexpr std::uint32_t kEnd = 0xffffffff;
-  Side there;
-  Side back;
-  try {
-    std::thread other([&] {
-      for (std::uint32_t last = 0;;) {
-        last = there.wait(last);
-        if (last == kEnd) return;
-        back.post(last);
-      }
-    });
-    std::uint32_t number = 0;
-    const double round_trip = best_of_batches(milliseconds, [&] {
-      for (int i = 0; i < kBatch; i++) {
-        there.post(number + 1);
-        back.wait(number);
-        number++;
-      }
-    });
-    there.post(kEnd);
-    other.join();
-    return round_trip / 2;
-  } catch (const std::system_error&) {
-    return std::numeric_limits<double>::quiet_NaN();
-  }
+  struct Context {
+    Side there;
+    Side back;
+    double milliseconds;
+    double round_trip;
+
+    void ping() {
+      std::uint32_t number = 0;
+      round_trip = best_of_batches(milliseconds, [&] {
+        for (int i = 0; i < kBatch; i++) {
+          there.post(number + 1);
+          back.wait(number);
+          number++;
+        }
+      });
+      there.post(kEnd);
+    }
+    void pong() {
+      for (std::uint32_t last = 0; (last = there.wait(last)) != kEnd;) back.post(last);
+    }
+  };
+  Context context = {{}, {}, milliseconds, 0};
+  Context* shared = &context;
+  const auto task = [](const void* given, Range range, void*) {
+    Context* own = *static_cast<Context* const*>(given);
+    if (range.begin == 0) {
+      own->ping();
+    } else {
+      own->pong();
+    }
+  };
+  pool.run({2, 1, kWorthEveryThread}, 2, task, &shared, nullptr);
+  return context.round_trip / 2;
 }
 
 // Spins: what crosses is a cache line.
@@ -162,6 +170,7 @@ class SpinningSide {
     for (int spins = 0;; spins++) {
       const std::uint32_t number = line_.load(std::memory_order_acquire);
       if (number != old) return number;
+      relax();
       // The other thread may have no core of its own.
       if (spins > kSpinsBeforeYield) std::this_thread::yield();
     }
@@ -255,9 +264,9 @@ double probe_dot_int8(ThreadPool* pool, double milliseconds) {
   });
 }
 
-double probe_cache_line(double milliseconds) { return one_way_ns<SpinningSide>(milliseconds); }
+double probe_cache_line(ThreadPool& pool, double milliseconds) { return one_way_ns<SpinningSide>(pool, milliseconds); }
 
-double probe_wake(double milliseconds) { return one_way_ns<ParkingSide>(milliseconds); }
+double probe_wake(ThreadPool& pool, double milliseconds) { return one_way_ns<ParkingSide>(pool, milliseconds); }
 
 double probe_fork_join(ThreadPool& pool, double milliseconds) {
   return best_of_batches(milliseconds, [&] {

@@ -20,10 +20,9 @@ double probe_read(ThreadPool* pool, std::size_t bytes, int passes);
 double probe_multiply_add(ThreadPool* pool, double milliseconds);
 double probe_dot_int8(ThreadPool* pool, double milliseconds);
 
-// Nanoseconds that a cache line takes from one thread to another, and half a round trip between two threads that park.
-// The second thread is one of its own. NaN when the system refuses it.
-double probe_cache_line(double milliseconds);
-double probe_wake(double milliseconds);
+// Nanoseconds that a cache line takes between the first two threads of the pool, and half a round trip when they park.
+double probe_cache_line(ThreadPool& pool, double milliseconds);
+double probe_wake(ThreadPool& pool, double milliseconds);
 
 // Nanoseconds from handing all threads of the pool a part until all are done, when there is nothing to do.
 double probe_fork_join(ThreadPool& pool, double milliseconds);

@@ -54,24 +54,24 @@ napi_value dot_int8(napi_env env, napi_callback_info info) {
   return to_value(arguments, probe_dot_int8(arguments.instance().pool.get(), milliseconds));
 }
 
-napi_value cache_line(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "probeCacheLine", 1);
-  const double milliseconds = read_milliseconds(arguments);
-  return arguments.ok() ? to_value(arguments, probe_cache_line(milliseconds)) : nullptr;
-}
-
-napi_value wake(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "probeWake", 1);
-  const double milliseconds = read_milliseconds(arguments);
-  return arguments.ok() ? to_value(arguments, probe_wake(milliseconds)) : nullptr;
-}
-
-napi_value fork_join(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "probeForkJoin", 1);
+// A probe of what passes between threads.
+napi_value between_threads(napi_env env, napi_callback_info info, const char* name,
+                           double (*probe)(ThreadPool&, double)) {
+  Arguments arguments(env, info, name, 1);
   const double milliseconds = read_milliseconds(arguments);
   const auto& pool = arguments.instance().pool;
   arguments.expect(pool != nullptr, "expected at least 2 threads but there is 1");
-  return arguments.ok() ? to_value(arguments, probe_fork_join(*pool, milliseconds)) : nullptr;
+  return arguments.ok() ? to_value(arguments, probe(*pool, milliseconds)) : nullptr;
+}
+
+napi_value cache_line(napi_env env, napi_callback_info info) {
+  return between_threads(env, info, "probeCacheLine", probe_cache_line);
+}
+
+napi_value wake(napi_env env, napi_callback_info info) { return between_threads(env, info, "probeWake", probe_wake); }
+
+napi_value fork_join(napi_env env, napi_callback_info info) {
+  return between_threads(env, info, "probeForkJoin", probe_fork_join);
 }
 
 napi_status feature_names(napi_env env, napi_value* names) {

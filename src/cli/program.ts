@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { addBenchCommand } from "./bench.js";
 import { addChatCommand } from "./chat.js";
 import type { CommandContext } from "./context.js";
+import { addDoctorCommand } from "./doctor.js";
 import { addGenerateCommand } from "./generate.js";
 import { readPackageManifest } from "./package-manifest.js";
 import { addPlanCommand } from "./plan.js";
@@ -55,6 +56,7 @@ export function createProgram(context: CommandContext): Command {
   addProfileCommand(program, context);
   addQuantizeCommand(program, context);
   addBenchCommand(program, context);
+  addDoctorCommand(program, context);
   addShardCommand(program, context);
   return program;
 }

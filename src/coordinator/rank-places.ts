@@ -1,5 +1,5 @@
 /** The threads of a group of ranks: how many each gets and where they run, kept apart from other groups of this process. */
-import { waitingPolicy } from "../collectives/shared-memory.js";
+import { type WaitingPolicy, waitingPolicy } from "../collectives/shared-memory.js";
 import { type MachineTopology, readTopology } from "../core/machine-topology.js";
 import { checkThreadsPerRank, type Placement, placeRanks } from "../parallel/placement.js";
 import type { RankThreads } from "../rank/rank-threads.js";
@@ -21,6 +21,13 @@ export interface GroupPlaces {
   release(): void;
 }
 
+/**
+ * Helpers spin for about as long as it takes from one step to the next. They never yield: with another program on the core
+ * that costs a whole slice of time, milliseconds, where a thread that parked runs again as soon as it is woken.
+ */
+const SPIN_THEN_PARK: WaitingPolicy = { spinMicros: 200, yieldMicros: 0 };
+const PARK_AT_ONCE: WaitingPolicy = { spinMicros: 0, yieldMicros: 0 };
+
 /** Whether a group of this process keeps its threads to CPUs: a second one must not be put onto the same. */
 let occupied = false;
 
@@ -31,7 +38,9 @@ export function placeGroup(ranks: number, options: ThreadOptions): GroupPlaces {
   const placement = placeRanks(topology, { ranks, threadsPerRank, pinning, occupied });
   const pinned = placement.pinning !== "none";
   if (pinned) occupied = true;
-  const waiting = waitingPolicy(ranks * placement.threadsPerRank, placement.cpus);
+  const total = ranks * placement.threadsPerRank;
+  const waiting = waitingPolicy(total, placement.cpus);
+  const helpersWaiting = total <= placement.cpus ? SPIN_THEN_PARK : PARK_AT_ONCE;
   return {
     placement,
     threads: placement.places.map(({ cpus, node }) => ({
@@ -40,6 +49,7 @@ export function placeGroup(ranks: number, options: ThreadOptions): GroupPlaces {
       each: placement.pinning === "threads",
       node,
       waiting,
+      helpersWaiting,
     })),
     release: () => {
       if (pinned) occupied = false;

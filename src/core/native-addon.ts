@@ -51,7 +51,7 @@ export interface NativeAddon {
   /** Operations a nanosecond of `threads` threads, two for a product that is added, measured for so long. */
   probeMultiplyAdd(milliseconds: number): number;
   probeDotInt8(milliseconds: number): number;
-  /** Nanoseconds from one thread to another, which is one of its own: of a cache line, of a wake-up. */
+  /** Nanoseconds from one of `threads`, at least two, to another: of a cache line, of a wake-up. */
   probeCacheLine(milliseconds: number): number;
   probeWake(milliseconds: number): number;
   /** Nanoseconds of a call that is shared by `threads` threads, at least two, and has nothing to do. */
@@ -279,7 +279,7 @@ export interface NativeAddon {
 export const NATIVE_ABI = 5;
 
 export type AddonStatus =
-  | { readonly loaded: true; readonly addon: NativeAddon }
+  | { readonly loaded: true; readonly addon: NativeAddon; readonly path: string }
   /** `error` is set when the addon is there but an option of the user forbids its use: whoever needs kernels throws it. */
   | { readonly loaded: false; readonly reason: string; readonly error?: OptionError };
 
@@ -317,7 +317,7 @@ function load(): AddonStatus {
       if (!addon.supportedIsas.includes(isa)) return unsupportedIsa(isa, addon.supportedIsas);
       addon.selectIsa(isa);
     }
-    return { loaded: true, addon };
+    return { loaded: true, addon, path };
   } catch (error) {
     return { loaded: false, reason: `${path}: ${error instanceof Error ? error.message : String(error)}` };
   }

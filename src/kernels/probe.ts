@@ -2,6 +2,7 @@
  * Measures the limits of this machine: what any kernel can reach at most, by loops of the addon that do nothing else.
  * For benches and for `shardloom doctor`, which say what share of it is reached.
  */
+import { coresOf, type MachineTopology, readTopology } from "../core/machine-topology.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 
 /** Limits of the machine. A figure is the best of several tries, for whatever else runs makes it only worse. */
@@ -59,10 +60,12 @@ export function measureLimits(options: ProbeOptions): MachineLimits | null {
   if (!native.loaded) return null;
   const { addon } = native;
   const { threads, milliseconds = DEFAULT_MILLISECONDS } = options;
+  const topology = readTopology();
   try {
     addon.setThreads(1, 0, 0);
     const one = measureThreads(addon, options);
     addon.setThreads(threads, SPIN_MICROS, SPIN_MICROS);
+    spread(addon, topology, threads);
     const all = threads === 1 ? one : measureThreads(addon, options);
     return {
       isa: addon.probeIsa,
@@ -73,8 +76,24 @@ export function measureLimits(options: ProbeOptions): MachineLimits | null {
       exchange: threads === 1 ? null : measureExchange(addon, milliseconds),
     };
   } finally {
+    letGo(addon, topology);
     addon.setThreads(1, 0, 0);
   }
+}
+
+/** Puts threads on a core each, if they fit: two on one core would measure half of what there is. */
+function spread(addon: NativeAddon, topology: MachineTopology, threads: number): void {
+  const cores = coresOf(topology).flatMap((core) => core.slice(0, 1).map(({ id }) => id));
+  if (topology.known && threads <= cores.length) addon.placeThreads(idBytes(cores.slice(0, threads)), 1, -1);
+}
+
+/** Lets the threads run anywhere again. */
+function letGo(addon: NativeAddon, { known, cpus }: MachineTopology): void {
+  if (known) addon.placeThreads(idBytes(cpus.map(({ id }) => id)), 0, -1);
+}
+
+function idBytes(ids: readonly number[]): Uint8Array {
+  return new Uint8Array(Int32Array.from(ids).buffer);
 }
 
 interface Throughput {

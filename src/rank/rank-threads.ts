@@ -13,8 +13,10 @@ export interface RankThreads {
   readonly each: boolean;
   /** NUMA node whose memory is taken first; null for whichever is nearest when memory is touched. */
   readonly node: number | null;
-  /** How threads wait, for each other and for other ranks. */
+  /** How the rank waits for other ranks. */
   readonly waiting: WaitingPolicy;
+  /** How its threads wait for each other, and helpers for work. */
+  readonly helpersWaiting: WaitingPolicy;
 }
 
 /**
@@ -25,7 +27,7 @@ export interface RankThreads {
 export function applyThreads(threads: RankThreads, logger: Logger): void {
   const native = nativeAddon();
   if (!native.loaded) return;
-  const { count, cpus, each, node, waiting } = threads;
+  const { count, cpus, each, node, helpersWaiting: waiting } = threads;
   try {
     native.addon.setThreads(count, waiting.spinMicros, waiting.yieldMicros);
   } catch (error) {

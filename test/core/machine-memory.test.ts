@@ -1,0 +1,54 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { type MachineMemory, readMemory } from "../../src/core/machine-memory.js";
+
+const GIB = 2 ** 30;
+const TABLE = "MemTotal:       16777216 kB\nMemFree:  1 kB\nMemAvailable:    8388608 kB\n";
+
+describe("the memory of the machine", () => {
+  let root: string;
+
+  beforeEach(() => {
+    root = mkdtempSync(join(tmpdir(), "shardloom-memory-"));
+  });
+
+  afterEach(() => rmSync(root, { recursive: true }));
+
+  function read(files: Readonly<Record<string, string>>): MachineMemory {
+    for (const [path, content] of Object.entries(files)) {
+      mkdirSync(dirname(join(root, path)), { recursive: true });
+      writeFileSync(join(root, path), content);
+    }
+    return readMemory(root);
+  }
+
+  it("knows how much there is, what may be used, and the mode of huge pages", () => {
+    const memory = read({
+      "proc/meminfo": TABLE,
+      "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
+      "proc/self/cgroup": "0::/box\n",
+      "sys/fs/cgroup/box/memory.max": `${2 * GIB}\n`,
+    });
+    assert.deepEqual(memory, {
+      totalBytes: 16 * GIB,
+      availableBytes: 8 * GIB,
+      limitBytes: 2 * GIB,
+      hugePages: "madvise",
+    });
+  });
+
+  it("takes a limit beyond all memory, and the word max, for none", () => {
+    const limit = (files: Readonly<Record<string, string>>) => read({ "proc/meminfo": TABLE, ...files }).limitBytes;
+    const first = "sys/fs/cgroup/memory/memory.limit_in_bytes";
+    assert.equal(limit({ "proc/self/cgroup": "2:memory:/\n", [first]: "9223372036854771712\n" }), null);
+    assert.equal(limit({ "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n" }), null);
+  });
+
+  it("is what Node.js says where the system tells nothing", () => {
+    const { totalBytes, availableBytes, limitBytes, hugePages } = read({});
+    assert.ok(totalBytes > 0 && availableBytes > 0);
+    assert.deepEqual([limitBytes, hugePages], [null, null]);
+  });
+});
