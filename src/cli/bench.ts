@@ -7,7 +7,8 @@ import { launchModel } from "./launch-model.js";
 import { addModelOptions, type ModelFlags } from "./model-options.js";
 import { realNumber, tokenIds, wholeNumber } from "./option-values.js";
 import { formatMs, formatNumber } from "./quantities.js";
-import { breakdownLines, decodeBreakdown, type MachineLimits, type RankBreakdown } from "./step-breakdown.js";
+import { rankLimits } from "./rank-limits.js";
+import { breakdownLines, decodeBreakdown, type RankBreakdown, type RankLimits } from "./step-breakdown.js";
 
 interface DecodeFlags extends ModelFlags {
   readonly prompt?: string;
@@ -30,7 +31,8 @@ After a run that warms up, the same prompt is continued several times by --token
 --breakdown has every rank time its kernels and collectives, and shows an average decode step of each: time and calls of
 every kernel, bytes and operations a second, and the part of the step that went neither to kernels nor to collectives.
 Bytes are those of weights, cache and activations, each counted once a call: small operands come from caches, and may
-exceed what memory gives. --dram-gbps and --fma-gflops say what a rank can reach, and add the share of that.
+exceed what memory gives. What a rank can reach is its share of the machine's speeds, which are measured first, unless
+--dram-gbps and --fma-gflops say it; whole numbers may be multiplied faster than that.
 
 Example:
   shardloom bench decode --model model.gguf --tp 2 --tokens 128 --breakdown`;
@@ -77,9 +79,10 @@ interface DecodeReport {
 
 async function benchDecode(flags: DecodeFlags, context: CommandContext): Promise<void> {
   const { signal } = context.interruption;
+  const limits = flags.breakdown === true ? limitsOf(flags) : { dramGbps: null, fmaGflops: null };
   const { engine, loadMs } = await launchModel(flags, signal, { profileSteps: flags.breakdown === true });
   try {
-    const report = await measure(flags, engine, loadMs, signal);
+    const report = await measure(flags, engine, { loadMs, limits, signal });
     if (signal.aborted) return;
     if (flags.json === true) await context.stdout.writeJson(report);
     else for (const line of linesOf(report)) await context.stdout.write(`${line}\n`);
@@ -88,15 +91,30 @@ async function benchDecode(flags: DecodeFlags, context: CommandContext): Promise
   }
 }
 
-async function measure(flags: DecodeFlags, engine: Engine, loadMs: number, signal: AbortSignal): Promise<DecodeReport> {
-  const { model, tokens, runs, dramGbps = null, fmaGflops = null } = flags;
+/** Measured before the model is there, while nothing else runs. */
+function limitsOf(flags: DecodeFlags): RankLimits {
+  const { tp: ranks, threadsPerRank, dramGbps = null, fmaGflops = null } = flags;
+  return rankLimits({ ranks, threadsPerRank, dramGbps, fmaGflops });
+}
+
+interface Measuring {
+  readonly loadMs: number;
+  readonly limits: RankLimits;
+  readonly signal: AbortSignal;
+}
+
+async function measure(
+  flags: DecodeFlags,
+  engine: Engine,
+  { loadMs, limits, signal }: Measuring,
+): Promise<DecodeReport> {
+  const { model, tokens, runs } = flags;
   await decode(flags, engine, Math.min(tokens, WARM_UP_TOKENS), signal);
   const before = engine.stepProfile();
   const timings: GenerationTimings[] = [];
   for (let run = 0; run < runs && !signal.aborted; run++) timings.push(await decode(flags, engine, tokens, signal));
   const after = engine.stepProfile();
   const tpot = timings.map(({ tpotMs }) => tpotMs ?? Number.NaN);
-  const limits: MachineLimits = { dramGbps, fmaGflops };
   return {
     model,
     tp: engine.worldSize,
@@ -109,8 +127,8 @@ async function measure(flags: DecodeFlags, engine: Engine, loadMs: number, signa
       ? {}
       : {
           breakdown: {
-            dram_gbps: dramGbps,
-            fma_gflops: fmaGflops,
+            dram_gbps: limits.dramGbps,
+            fma_gflops: limits.fmaGflops,
             ranks: profileSince(after, before).map((rank) => decodeBreakdown(rank, limits)),
           },
         }),
@@ -138,8 +156,13 @@ function linesOf(report: DecodeReport): readonly string[] {
   const best = Math.min(...tpot_ms);
   const speeds = `${formatNumber(perSecond)} tokens/s (best run ${formatNumber(1000 / best)})`;
   const first = `TTFT ${formatMs(Math.min(...ttft_ms))}`;
+  const known = (limit: number | null, unit: string): string =>
+    `${limit === null ? "unknown" : formatNumber(limit)} ${unit}`;
   return [
     `tp ${tp}: ${speeds}, ${formatMs(1000 / perSecond)} a token, ${first}, ${tpot_ms.length} runs of ${tokens} tokens`,
+    ...(breakdown === undefined
+      ? []
+      : [`limits of a rank: ${known(breakdown.dram_gbps, "GB/s")}, ${known(breakdown.fma_gflops, "GFLOP/s")}`]),
     ...(breakdown?.ranks ?? []).flatMap((rank) => ["", ...breakdownLines(rank)]),
   ];
 }

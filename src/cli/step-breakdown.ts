@@ -3,8 +3,8 @@ import type { KernelProfile, PhaseProfile, RankProfile } from "../index.js";
 import { formatNumber } from "./quantities.js";
 import { type TextColumn, textTable } from "./text-table.js";
 
-/** What a rank cannot exceed; null where nobody has said. */
-export interface MachineLimits {
+/** What a rank cannot exceed; null where it is not known. */
+export interface RankLimits {
   /** Bytes that a rank can stream from memory, in 10^9 a second. */
   readonly dramGbps: number | null;
   /** Multiplications and additions of f32 that a rank can do, in 10^9 a second. */
@@ -41,7 +41,7 @@ export interface RankBreakdown {
 }
 
 /** The average decode step of a rank. */
-export function decodeBreakdown({ rank, phases }: RankProfile, limits: MachineLimits): RankBreakdown {
+export function decodeBreakdown({ rank, phases }: RankProfile, limits: RankLimits): RankBreakdown {
   const profile = phases.decode;
   const steps = Math.max(1, profile.steps);
   const perStep = (ms: number): number => (ms * 1000) / steps;
@@ -75,7 +75,7 @@ function kernelMs({ kernels }: PhaseProfile): number {
   return kernels.reduce((sum, { ms }) => sum + ms, 0);
 }
 
-function kernelBreakdown(kernel: KernelProfile, steps: number, limits: MachineLimits): KernelBreakdown {
+function kernelBreakdown(kernel: KernelProfile, steps: number, limits: RankLimits): KernelBreakdown {
   const { name, calls, ms, bytes, flops } = kernel;
   const { dramGbps, fmaGflops } = limits;
   const speed = (amount: number): number => (ms > 0 ? amount / (ms * 1e6) : 0);

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { nativeAddon } from "../../src/core/native-addon.js";
 import { cli } from "./cli-process.js";
 import { TINY_LLAMA } from "./models.js";
 
@@ -13,7 +14,9 @@ describe("shardloom bench decode", () => {
   });
 
   it("--json prints runs, and with --breakdown the parts of a step of every rank, which add up", async () => {
-    const { code, stdout } = await cli(args("--tp", "2", "--runs", "3", "--breakdown", "--json", "--dram-gbps", "20"));
+    const { code, stdout } = await cli(
+      args("--tp", "2", "--runs", "3", "--breakdown", "--json", "--dram-gbps", "20", "--fma-gflops", "90"),
+    );
     assert.equal(code, 0);
     const report = JSON.parse(stdout);
     assert.deepEqual(Object.keys(report), [
@@ -28,7 +31,7 @@ describe("shardloom bench decode", () => {
     ]);
     assert.deepEqual([report.tp, report.tokens, report.tpot_ms.length], [2, 6, 3]);
     const { dram_gbps, fma_gflops, ranks } = report.breakdown;
-    assert.deepEqual([dram_gbps, fma_gflops], [20, null]);
+    assert.deepEqual([dram_gbps, fma_gflops], [20, 90]);
     assert.deepEqual(
       ranks.map(({ rank, steps }: { rank: number; steps: number }) => [rank, steps]),
       // Of 6 tokens the first one comes from the prompt's step.
@@ -48,6 +51,13 @@ describe("shardloom bench decode", () => {
     }
     const calls = ranks.map(({ collectives }: { collectives: { calls: number } }) => collectives.calls);
     assert.equal(calls[0], calls[1]);
+  });
+
+  it("measures what a rank can reach where nobody says it", async () => {
+    const { stdout } = await cli(args("--runs", "1", "--breakdown", "--json"));
+    const { breakdown } = JSON.parse(stdout);
+    if (nativeAddon().loaded) assert.ok(breakdown.dram_gbps > 0 && breakdown.fma_gflops > 0);
+    else assert.deepEqual([breakdown.dram_gbps, breakdown.fma_gflops], [null, null]);
   });
 
   it("without --breakdown has none in its JSON", async () => {
