@@ -28,7 +28,7 @@ struct AttentionCache {
   struct Places {
     // Of the first element of the keys of each vector of positions; where no row sees any of them, of others.
     std::int64_t keys[kVectors];
-    // Of the values of each position that is seen.
+    // Of the values of each position; where no row sees it, of another.
     std::int64_t values[kSpan];
   };
 
@@ -44,8 +44,10 @@ struct AttentionCache {
       const std::int64_t block = table[p / args.block_size];
       return (block * args.kv_heads + kv_head) * head_step(args);
     };
-    for (std::int64_t p = span.first; p < span.end; p++) {
-      places.values[p - span.begin] = head(p) + p % args.block_size * args.head_size;
+    for (std::int64_t j = 0; j < kSpan; j++) {
+      const std::int64_t p = span.begin + j;
+      const std::int64_t own = p < span.first ? span.first : p < span.end ? p : span.end - 1;
+      places.values[j] = head(own) + own % args.block_size * args.head_size;
     }
     for (int v = 0; v < kVectors; v++) {
       const std::int64_t begin = span.begin + v * V::kLanes;
@@ -55,20 +57,15 @@ struct AttentionCache {
     }
   }
 
-  // Asks for what a span needs of the keys of one dimension, or of the values of one position.
-  template <class T>
-  static void ask_keys(const AttentionArgs& args, const T* keys, const Places& places, std::int64_t d) {
-    repeat<kVectors>([&](auto v)
-                         __attribute__((always_inline)) { __builtin_prefetch(keys + places.keys[v] + d * args.block_size); });
-  }
-
-  // The keys of a span, decoded to out[head_size, kSpan]. Lanes of positions that no row sees hold anything.
+  // The keys of a span, decoded to out[head_size, kSpan]. Lanes of positions that no row sees hold anything. Those of the
+  // span that comes next are read ahead.
   template <class T>
   static void decode_keys(const AttentionArgs& args, const T* keys, const Places& places, const Span& span,
-                          float* out) {
+                          const T* next_keys, const Places& next, float* out) {
     if (aligned(args)) {
       for (std::int64_t d = 0; d < args.head_size; d++) {
         repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
+          __builtin_prefetch(next_keys + next.keys[v] + d * args.block_size);
           V::load(keys + places.keys[v] + d * args.block_size).store(out + d * kSpan + v * V::kLanes);
         });
       }
@@ -86,9 +83,12 @@ struct AttentionCache {
   // The values of a span, decoded to out[kSpan, stride].
   template <class T>
   static void decode_values(const AttentionArgs& args, const T* values, const Places& places, const Span& span,
-                            float* out, std::int64_t stride) {
+                            const T* next_values, const Places& next, float* out, std::int64_t stride) {
+    constexpr std::int64_t kLine = kLineBytes / static_cast<std::int64_t>(sizeof(T));
     for (std::int64_t j = span.first - span.begin; j < span.end - span.begin; j++) {
       const T* row = values + places.values[j];
+      const T* next_row = next_values + next.values[j];
+      for (std::int64_t d = 0; d < args.head_size; d += kLine) __builtin_prefetch(next_row + d);
       float* to = out + j * stride;
       std::int64_t d = 0;
       for (; d + V::kLanes <= args.head_size; d += V::kLanes) V::load(row + d).store(to + d);

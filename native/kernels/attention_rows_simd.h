@@ -57,6 +57,28 @@ struct AttentionRows {
     const T* next_values[kSpan];
   };
 
+  // acc[r * W + w] += row(r) * column(w). The fewer of the two stay in registers meanwhile.
+  template <int R, int W, class Row, class Column>
+  __attribute__((always_inline)) static inline void outer(V (&acc)[R * W], Row row, Column column) {
+    if constexpr (R < W) {
+      V rows[R];
+      repeat<R>([&](auto r) __attribute__((always_inline)) { rows[r] = V::kept(row(r)); });
+      repeat<W>([&](auto w) __attribute__((always_inline)) {
+        const V own = column(w);
+        repeat<R>([&](auto r)
+                      __attribute__((always_inline)) { acc[r * W + w] = V::fma(rows[r], own, acc[r * W + w]); });
+      });
+    } else {
+      V columns[W];
+      repeat<W>([&](auto w) __attribute__((always_inline)) { columns[w] = V::kept(column(w)); });
+      repeat<R>([&](auto r) __attribute__((always_inline)) {
+        const V own = row(r);
+        repeat<W>([&](auto w)
+                      __attribute__((always_inline)) { acc[r * W + w] = V::fma(own, columns[w], acc[r * W + w]); });
+      });
+    }
+  }
+
   // scores[row + r][j] = q . key of position j, unscaled.
   template <int R, bool kAhead, class T>
   static void score_rows(const AttentionArgs& args, const Tile& tile, const Entries<T>& in, int row) {
@@ -68,17 +90,12 @@ struct AttentionRows {
     repeat<kVectors>([&](auto v) __attribute__((always_inline)) { keys[v] = in.keys[v]; });
     const std::int64_t step = in.key_step;
     for (std::int64_t d = 0; d < args.head_size; d++) {
-      V key[kVectors];
-      repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
-        key[v] = V::kept(V::load(keys[v] + d * step));
-        if constexpr (kAhead) __builtin_prefetch(in.next_keys[v] + d * step);
-      });
-      repeat<R>([&](auto r) __attribute__((always_inline)) {
-        const V query = V::set(queries[r][d]);
-        repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
-          acc[r * kVectors + v] = V::fma(query, key[v], acc[r * kVectors + v]);
-        });
-      });
+      outer<R, kVectors>(
+          acc, [&](auto r) __attribute__((always_inline)) { return V::set(queries[r][d]); },
+          [&](auto v) __attribute__((always_inline)) {
+            if constexpr (kAhead) __builtin_prefetch(in.next_keys[v] + d * step);
+            return V::load(keys[v] + d * step);
+          });
     }
     repeat<R>([&](auto r) __attribute__((always_inline)) {
       float* scores = tile.scores + (row + r) * kSpan;
@@ -101,36 +118,57 @@ struct AttentionRows {
     return V::where_less(index, V::set(static_cast<float>(end)), late, V::set(kLowest));
   }
 
-  // Turns the scores of a row into weights relative to its new maximum, and what it has summed so far likewise.
-  static void soften_row(const AttentionArgs& args, Tile& tile, const Span& span, int row) {
+  // Bounds the scores of a row and leaves out the positions that it does not see. Returns the largest.
+  static float bound_row(const AttentionArgs& args, const Tile& tile, const Span& span, int row) {
     const std::int64_t first = tile.first[row] - span.begin;
     const std::int64_t end = tile.end[row] - span.begin;
-    if (end <= 0 || first >= kSpan) return;
-    float* scores = tile.scores + row * kSpan;
     const bool whole = first <= 0 && end >= kSpan;
-    V s[kVectors];
+    float* scores = tile.scores + row * kSpan;
     V top = V::set(kLowest);
     repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
-      s[v] = bounded(args, V::load(scores + v * V::kLanes));
-      if (!whole) s[v] = seen(s[v], v * V::kLanes, first, end);
-      top = V::max(s[v], top);
+      V own = bounded(args, V::load(scores + v * V::kLanes));
+      if (!whole) own = seen(own, v * V::kLanes, first, end);
+      own.store(scores + v * V::kLanes);
+      top = V::max(own, top);
     });
+    return top.max_lane();
+  }
+
+  // Raises the maximum of a row, and what it has summed so far likewise.
+  static void raise_row(Tile& tile, int row, float top) {
     const float before = tile.maximum[row];
-    const float span_top = top.max_lane();
-    const float maximum = span_top > before ? span_top : before;
+    if (!(top > before)) return;
+    const float factor = exp_of(before - top);
+    tile.maximum[row] = top;
+    tile.total[row] *= factor;
+    multiply(tile.sums + row * tile.stride, factor, tile.stride);
+  }
+
+  // Turns the scores of a row into weights relative to its maximum.
+  static void weigh_row(Tile& tile, int row) {
+    float* scores = tile.scores + row * kSpan;
     V total = V::zero();
     repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
-      const V weight = exp_nonpositive(s[v] - V::set(maximum));
+      const V weight = exp_nonpositive(V::load(scores + v * V::kLanes) - V::set(tile.maximum[row]));
       weight.store(scores + v * V::kLanes);
       total = total + weight;
     });
-    if (maximum != before) {
-      const float factor = exp_of(before - maximum);
-      tile.maximum[row] = maximum;
-      tile.total[row] *= factor;
-      multiply(tile.sums + row * tile.stride, factor, tile.stride);
-    }
     tile.total[row] += total.sum();
+  }
+
+  // Turns scores into weights. Step by step over all rows: a row's steps wait for each other, other rows' do not.
+  static void soften_rows(const AttentionArgs& args, Tile& tile, const Span& span, int begin, int end) {
+    float tops[kTileRows];
+    const auto sees = [&](int row) { return tile.end[row] > span.begin && tile.first[row] < span.begin + kSpan; };
+    for (int row = begin; row < end; row++) {
+      if (sees(row)) tops[row] = bound_row(args, tile, span, row);
+    }
+    for (int row = begin; row < end; row++) {
+      if (sees(row)) raise_row(tile, row, tops[row]);
+    }
+    for (int row = begin; row < end; row++) {
+      if (sees(row)) weigh_row(tile, row);
+    }
   }
 
   static float exp_of(float x) {
@@ -163,16 +201,12 @@ struct AttentionRows {
       if constexpr (kAhead) {
         for (std::int64_t i = 0; i < W * V::kLanes; i += kLine) __builtin_prefetch(in.next_values[j] + d + i);
       }
-      V value[W];
-      repeat<W>([&](auto w) __attribute__((always_inline)) {
-        const bool whole = w + 1 < W || last == V::kLanes;
-        value[w] = V::kept(whole ? V::load(values + w * V::kLanes) : V::load_first(values + w * V::kLanes, last));
-      });
-      repeat<R>([&](auto r) __attribute__((always_inline)) {
-        const V weight = V::set(weights[r][j]);
-        repeat<W>([&](auto w)
-                      __attribute__((always_inline)) { acc[r * W + w] = V::fma(weight, value[w], acc[r * W + w]); });
-      });
+      outer<R, W>(
+          acc, [&](auto r) __attribute__((always_inline)) { return V::set(weights[r][j]); },
+          [&](auto w) __attribute__((always_inline)) {
+            const bool whole = w + 1 < W || last == V::kLanes;
+            return whole ? V::load(values + w * V::kLanes) : V::load_first(values + w * V::kLanes, last);
+          });
     }
     repeat<R>([&](auto r) __attribute__((always_inline)) {
       repeat<W>([&](auto w) __attribute__((always_inline)) {
@@ -257,7 +291,7 @@ struct AttentionRows {
       if (kAhead && row == begin) score_block<kScoreRows, kAhead>(args, tile, in, row, rows);
       else score_block<kScoreRows, false>(args, tile, in, row, rows);
     });
-    for (int row = begin; row < end; row++) soften_row(args, tile, span, row);
+    soften_rows(args, tile, span, begin, end);
     for_each_block(begin, end, kValueRows, [&](int row, int rows) {
       if (kAhead && row == begin) value_block<kValueRows, kAhead>(args, tile, span, in, row, rows);
       else value_block<kValueRows, false>(args, tile, span, in, row, rows);

@@ -76,21 +76,19 @@ struct Attention {
       entries.keys[v] = source.keys + source.places->keys[v];
       entries.next_keys[v] = next.keys + next.places->keys[v];
     }
-    const std::int64_t next_first = next.span->first - next.span->begin;
-    const std::int64_t next_end = next.span->end - next.span->begin;
-    for (std::int64_t j = source.span->first - source.span->begin; j < source.span->end - source.span->begin; j++) {
+    for (std::int64_t j = 0; j < kSpan; j++) {
       entries.values[j] = source.values + source.places->values[j];
-      const bool there = j >= next_first && j < next_end;
-      entries.next_values[j] = there ? next.values + next.places->values[j] : entries.values[j];
+      entries.next_values[j] = next.values + next.places->values[j];
     }
     return entries;
   }
 
   template <class T>
-  static Entries<float> decoded(const AttentionArgs& args, const Source<T>& source, const Tile& tile,
-                                const Scratch& scratch) {
-    Cache::decode_keys(args, source.keys, *source.places, *source.span, scratch.keys);
-    Cache::decode_values(args, source.values, *source.places, *source.span, scratch.values, tile.stride);
+  static Entries<float> decoded(const AttentionArgs& args, const Source<T>& source, const Source<T>& next,
+                                const Tile& tile, const Scratch& scratch) {
+    Cache::decode_keys(args, source.keys, *source.places, *source.span, next.keys, *next.places, scratch.keys);
+    Cache::decode_values(args, source.values, *source.places, *source.span, next.values, *next.places, scratch.values,
+                         tile.stride);
     Entries<float> entries;
     entries.key_step = kSpan;
     for (int v = 0; v < Cache::kVectors; v++) entries.keys[v] = scratch.keys + v * V::kLanes;
@@ -124,12 +122,13 @@ struct Attention {
         const int from = tile.row_begin[h];
         const int to = tile.row_begin[h + 1];
         const Source<T> own = source(h, current);
+        const bool last = h + 1 == tile.kv_heads;
+        const Source<T> next = !last ? source(h + 1, current) : more ? source(0, other) : own;
         if (to - from <= kDirectRows && Cache::aligned(args)) {
-          const bool last = h + 1 == tile.kv_heads;
-          const Source<T> next = !last ? source(h + 1, current) : more ? source(0, other) : own;
           Rows::template attend_span<true>(args, tile, spans[current], in_cache(args, own, next), from, to);
         } else {
-          Rows::template attend_span<false>(args, tile, spans[current], decoded(args, own, tile, scratch), from, to);
+          Rows::template attend_span<false>(args, tile, spans[current], decoded(args, own, next, tile, scratch),
+                                            from, to);
         }
       }
       if (spans[other].begin >= end) break;
