@@ -1,4 +1,6 @@
 /** The plugin API: everything a plugin may import. Wiring only. */
+
+export { type BlockLayout, type BlockRuns, splitBlocks } from "./checkpoint/block-layout.js";
 export type { Checkpoint, CheckpointTensor } from "./checkpoint/checkpoint.js";
 export { RandomAccessFile, type ReadObserver } from "./checkpoint/random-access-file.js";
 export type { AllGather, AllReduce, Broadcast, Pass } from "./collectives/collective.js";

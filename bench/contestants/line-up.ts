@@ -20,11 +20,16 @@ export interface LineUp {
 
 /** The ways in which shardloom runs, as the user asked. */
 export function setupsOf({ options }: BenchContext): Setup[] {
-  return options.tp.flatMap((tensorParallelSize) =>
-    options.threadsPerRank.map((threadsPerRank) => ({
-      name: `shardloom tp${tensorParallelSize}${threadsPerRank === "auto" ? "" : ` x${threadsPerRank}`}`,
-      options: { tensorParallelSize, threadsPerRank },
-    })),
+  const { tp, threadsPerRank, activations } = options;
+  return tp.flatMap((tensorParallelSize) =>
+    threadsPerRank.flatMap((threads) =>
+      activations.map((level) => ({
+        name: ["shardloom", `tp${tensorParallelSize}`, threads === "auto" ? "" : `x${threads}`, level]
+          .filter((part) => part !== "" && part !== "auto")
+          .join(" "),
+        options: { tensorParallelSize, threadsPerRank: threads, activations: level },
+      })),
+    ),
   );
 }
 

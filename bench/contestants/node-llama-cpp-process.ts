@@ -1,7 +1,7 @@
-/** The process of node-llama-cpp: a model in memory that generates when it is told to. */
+/** The process of node-llama-cpp: `MODULE MODEL THREADS`. */
 import { pathToFileURL } from "node:url";
-import type { Capacity } from "./contestant.js";
-import type { PeerAnswer, PeerRequest, TokenTimes } from "./peer-protocol.js";
+import type { Capacity, NextToken } from "./contestant.js";
+import { type ServedEngine, serveEngine, type TokenCount } from "./serve-engine.js";
 
 // What is used of node-llama-cpp, as its 3.22 declares it.
 
@@ -51,9 +51,9 @@ const GREEDY: EvaluateOptions = { temperature: 0, yieldEogToken: true };
 /** llama.cpp's own default; shardloom's steps hold as many. */
 const BATCH_TOKENS = 512;
 
-let sequences: PeerSequence[] = [];
-
-async function load(modulePath: string, modelPath: string, threads: number, capacity: Capacity): Promise<PeerAnswer> {
+async function load(capacity: Capacity): Promise<ServedEngine> {
+  const [, , modulePath = "", modelPath = "", givenThreads = ""] = process.argv;
+  const threads = Number(givenThreads);
   const peer: PeerModule = await import(pathToFileURL(modulePath).href);
   const llama = await peer.getLlama({
     build: "never",
@@ -69,75 +69,41 @@ async function load(modulePath: string, modelPath: string, threads: number, capa
     batchSize: BATCH_TOKENS,
     threads: { ideal: threads, min: threads },
   });
-  sequences = Array.from({ length: capacity.sequences }, () => context.getSequence());
-  return { kind: "loaded" };
+  const sequences = Array.from({ length: capacity.sequences }, () => context.getSequence());
+  return {
+    answer: (prompts) => answer(sequences.slice(0, prompts.length), prompts),
+    nextToken: (promptTokenIds, count) => nextToken(sequences[0], promptTokenIds, count),
+    close: async () => {},
+  };
 }
 
-async function generate(prompts: readonly (readonly number[])[], tokens: number): Promise<PeerAnswer> {
-  const used = sequences.slice(0, prompts.length);
-  await Promise.all(used.map((sequence) => sequence.clearHistory()));
-  const start = performance.now();
-  const times = await Promise.all(
-    used.map((sequence, index) => generateOne(sequence, prompts[index] ?? [], tokens, start)),
-  );
-  return { kind: "generated", times };
+async function answer(
+  sequences: readonly PeerSequence[],
+  prompts: readonly (readonly number[])[],
+): Promise<AsyncIterable<TokenCount>[]> {
+  await Promise.all(sequences.map((sequence) => sequence.clearHistory()));
+  return sequences.map((sequence, index) => stream(sequence, prompts[index] ?? []));
 }
 
-async function generateOne(
-  sequence: PeerSequence,
-  prompt: readonly number[],
-  tokens: number,
-  start: number,
-): Promise<TokenTimes> {
-  let firstMs = Number.NaN;
-  let done = 0;
-  for await (const _ of sequence.evaluate(prompt, GREEDY)) {
-    done++;
-    if (done === 1) firstMs = performance.now() - start;
-    if (done === tokens) break;
-  }
-  if (done < tokens) throw new Error(`expected ${tokens} tokens but received ${done}`);
-  return { firstMs, lastMs: performance.now() - start };
+async function* stream(sequence: PeerSequence, prompt: readonly number[]): AsyncGenerator<TokenCount> {
+  for await (const _ of sequence.evaluate(prompt, GREEDY)) yield 1;
 }
 
-async function nextToken(promptTokenIds: readonly number[], count: number): Promise<PeerAnswer> {
-  const [sequence] = sequences;
-  if (sequence === undefined) throw new Error("expected a model to be loaded before tokens are asked for");
+async function nextToken(
+  sequence: PeerSequence | undefined,
+  promptTokenIds: readonly number[],
+  count: number,
+): Promise<NextToken> {
+  if (sequence === undefined) throw new Error("expected room for one sequence at least");
   await sequence.clearHistory();
-  for await (const { probabilities } of sequence.evaluateWithMetadata(
-    promptTokenIds,
-    { probabilities: true },
-    GREEDY,
-  )) {
-    const top = [...probabilities]
+  const answers = sequence.evaluateWithMetadata(promptTokenIds, { probabilities: true }, GREEDY);
+  for await (const { probabilities } of answers) {
+    return [...probabilities]
       .map(([id, probability]) => ({ id, logprob: Math.log(probability) }))
       .sort((a, b) => b.logprob - a.logprob)
       .slice(0, count);
-    return { kind: "nextToken", top };
   }
   throw new Error("expected a token but received none");
 }
 
-function answer(request: PeerRequest): Promise<PeerAnswer> {
-  const [, , modulePath = ""] = process.argv;
-  switch (request.method) {
-    case "load":
-      return load(modulePath, request.modelPath, request.threads, request.capacity);
-    case "generate":
-      return generate(request.prompts, request.tokens);
-    case "nextToken":
-      return nextToken(request.promptTokenIds, request.count);
-  }
-}
-
-// The channel ends when the bench does, however it does, and this process with it.
-process.on("disconnect", () => process.exit());
-process.on("message", (request: PeerRequest) => {
-  answer(request).then(
-    (reply) => process.send?.(reply),
-    (error: unknown) => {
-      const failed: PeerAnswer = { kind: "failed", message: error instanceof Error ? error.message : String(error) };
-      process.send?.(failed);
-    },
-  );
-});
+serveEngine(load);

@@ -1,6 +1,7 @@
 /** The command line of `npm run bench`. */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
+import { ACTIVATIONS, type Activations, isActivations } from "../../src/kernels/activation-levels.js";
 import { WEIGHT_MIXES } from "../models/made-up-model.js";
 import { NF4 } from "../models/model-store.js";
 import { type ModelShape, SHAPES } from "../models/shapes.js";
@@ -17,6 +18,8 @@ export interface BenchOptions {
   readonly tp: readonly number[];
   /** Threads of each rank of shardloom. */
   readonly threadsPerRank: readonly (number | "auto")[];
+  /** How shardloom's activations meet quantized weights. */
+  readonly activations: readonly Activations[];
   /** Threads of peers. */
   readonly threads: number;
   readonly rounds: number;
@@ -41,6 +44,7 @@ export const USAGE = `usage: npm run bench -- BENCH [options]
   --weights NAME       of made-up models: ${WEIGHTS.map(({ name }) => name).join(", ")}; may be given more than once
   --tp N,N             world sizes of shardloom (default: 1 and the number of CPUs)
   --threads-per-rank N,N  threads of each rank, or auto (default auto: the CPUs divided by the ranks)
+  --activations LEVEL,LEVEL  of shardloom beside quantized weights: ${ACTIVATIONS.join(", ")} (default auto)
   --threads N          threads of peers (default: the number of CPUs)
   --rounds N           samples of each contestant (default 5)
   --tokens N           tokens of each answer (default 64)
@@ -71,6 +75,7 @@ export function parseOptions(args: readonly string[], benches: readonly string[]
     threadsPerRank: values["threads-per-rank"]
       .split(",")
       .map((text) => (text === "auto" ? text : count("--threads-per-rank", text))),
+    activations: values.activations.split(",").map(level),
     threads: count("--threads", values.threads ?? String(cpus)),
     rounds: count("--rounds", values.rounds),
     tokens: count("--tokens", values.tokens),
@@ -93,6 +98,7 @@ function parse(args: readonly string[]) {
         weights: { type: "string", multiple: true, default: [] },
         tp: { type: "string" },
         "threads-per-rank": { type: "string", default: "auto" },
+        activations: { type: "string", default: "auto" },
         threads: { type: "string" },
         rounds: { type: "string", default: "5" },
         tokens: { type: "string", default: "64" },
@@ -114,6 +120,12 @@ function named<T extends { readonly name: string }>(option: string, name: string
   if (found !== undefined) return found;
   const expected = known.map((candidate) => candidate.name).join(", ");
   throw new UsageError(`expected ${option} to be one of ${expected} but received ${JSON.stringify(name)}`);
+}
+
+function level(text: string): Activations {
+  if (isActivations(text)) return text;
+  const expected = ACTIVATIONS.join(", ");
+  throw new UsageError(`expected --activations to be some of ${expected} but received ${JSON.stringify(text)}`);
 }
 
 function counts(option: string, text: string): number[] {

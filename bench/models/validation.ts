@@ -2,23 +2,20 @@
  * Is what is timed right? The log-probabilities of the tokens that follow a short prompt, from the reference kernels,
  * beside those of a contestant. The reference is slow, so its answer is kept beside the model's file.
  */
-import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import type { Contestant, NextToken } from "../contestants/contestant.js";
 import { promptOf } from "../contestants/prompt.js";
+import { startShardloom } from "../contestants/shardloom.js";
 import { type BenchModel, cacheFolder } from "./model-store.js";
 import { SMOLLM2_135M } from "./shapes.js";
-
-const run = promisify(execFile);
 
 /** What the sample model is asked: "The capital of France is". */
 const SENTENCE = [504, 3575, 282, 4649, 314];
 const MADE_UP_TOKENS = 3;
 const SEED = 17;
+const CAPACITY = { contextTokens: 64, sequences: 1 };
 
 /**
  * Largest mean difference of log-probabilities. Activations of 8 bits, which llama.cpp always uses beside quantized
@@ -40,15 +37,24 @@ export async function referenceAnswer(model: BenchModel, report: (line: string) 
   const file = join(folder, `${model.shape.name}.${model.weights}.${key}.reference.json`);
   if (!existsSync(file)) {
     report(`asking the reference kernels about ${model.shape.name} ${model.weights}; this takes a while, once`);
-    const script = fileURLToPath(new URL("./reference-process.js", import.meta.url));
-    const env = { ...process.env, SHARDLOOM_KERNELS: "reference" };
-    const prompt = JSON.stringify(promptFor(model));
-    const { stdout } = await run(process.execPath, [script, JSON.stringify(model), prompt], { env });
+    const answer = await askReference(model);
     mkdirSync(folder, { recursive: true });
-    writeFileSync(`${file}.partial`, stdout);
+    writeFileSync(`${file}.partial`, JSON.stringify(answer));
     renameSync(`${file}.partial`, file);
   }
   return JSON.parse(readFileSync(file, "utf8"));
+}
+
+async function askReference(model: BenchModel): Promise<NextToken> {
+  const environment = { SHARDLOOM_KERNELS: "reference" };
+  const reference = await startShardloom(model, { name: "reference", options: {}, environment }, CAPACITY);
+  try {
+    const answer = await reference.nextToken(promptFor(model));
+    if (answer === null) throw new Error("expected log-probabilities but received none");
+    return answer;
+  } finally {
+    await reference.close();
+  }
 }
 
 /** What was checked, in words. Throws an Error that says how far a contestant is off. */

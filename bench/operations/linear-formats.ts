@@ -8,13 +8,16 @@ import { codes, floats, zeros } from "./random-tensors.js";
 
 export interface LinearFormat {
   readonly name: string;
-  /** A weight `[outputs, inputs]` and the bytes it takes. */
+  /** Whether levels of activations make a difference. */
+  readonly quantized: boolean;
+  /** A weight `[outputs, inputs]`, as a linear method prepares it for `kernels`. */
   readonly make: (kernels: Kernels, outputs: number, inputs: number, random: Random) => MadeWeight;
 }
 
 export interface MadeWeight {
   readonly weight: LinearWeight;
   readonly bytes: number;
+  readonly release: (kernels: Kernels) => void;
 }
 
 const AMPLITUDE = 0.03;
@@ -39,9 +42,10 @@ export const LINEAR_FORMATS: readonly LinearFormat[] = [
 function dense(dtype: FloatDType): LinearFormat {
   return {
     name: dtype,
+    quantized: false,
     make: (kernels, outputs, inputs, random) => {
       const matrix = kernels.bind(floats(dtype, [outputs, inputs], AMPLITUDE, random));
-      return { weight: { format: "dense", matrix }, bytes: bytesOfOperands([matrix]) };
+      return prepared(kernels, { format: "dense", matrix }, [matrix]);
     },
   };
 }
@@ -49,14 +53,17 @@ function dense(dtype: FloatDType): LinearFormat {
 function code4(name: string, values: readonly number[], blockSize: number, hasMinimums: boolean): LinearFormat {
   return {
     name,
+    quantized: true,
     make: (kernels, outputs, inputs, random) => {
       const perBlock = (): Operand => kernels.bind(floats("f32", [outputs, inputs / blockSize], AMPLITUDE, random));
       const table = zeros("f32", [16]);
       f32Of(table).set(values);
       const operands = { codes: kernels.bind(codes("u8", [outputs, inputs / 2], random)), scales: perBlock() };
       const minimums = hasMinimums ? perBlock() : null;
-      const weight: LinearWeight = { format: "code4", ...operands, minimums, codebook: kernels.bind(table), blockSize };
-      return { weight, bytes: bytesOfOperands([operands.codes, operands.scales, minimums]) };
+      const codebook = kernels.bind(table);
+      const weight: LinearWeight = { format: "code4", ...operands, minimums, codebook, blockSize };
+      const { codes: packed, scales } = operands;
+      return prepared(kernels, weight, minimums === null ? [packed, scales] : [packed, scales, minimums]);
     },
   };
 }
@@ -64,6 +71,7 @@ function code4(name: string, values: readonly number[], blockSize: number, hasMi
 function int8(name: string, blockOf: (inputs: number) => number, multiplier: number): LinearFormat {
   return {
     name,
+    quantized: true,
     make: (kernels, outputs, inputs, random) => {
       const blockSize = blockOf(inputs);
       const operands = {
@@ -71,11 +79,17 @@ function int8(name: string, blockOf: (inputs: number) => number, multiplier: num
         scales: kernels.bind(floats("f32", [outputs, inputs / blockSize], AMPLITUDE, random)),
       };
       const weight: LinearWeight = { format: "int8", ...operands, minimums: null, blockSize, multiplier };
-      return { weight, bytes: bytesOfOperands([operands.codes, operands.scales]) };
+      return prepared(kernels, weight, [operands.codes, operands.scales]);
     },
   };
 }
 
-function bytesOfOperands(operands: readonly (Operand | null)[]): number {
-  return operands.reduce((sum, operand) => sum + (operand === null ? 0 : tensorBytes(operand.tensor)), 0);
+/** `operands` are those that a call reads in full. */
+function prepared(kernels: Kernels, given: LinearWeight, operands: readonly Operand[]): MadeWeight {
+  const weight = kernels.prepareLinear(given);
+  const release = (owner: Kernels): void => {
+    if (weight.format === "prepared") owner.releaseLinear(weight);
+    for (const operand of operands) owner.release(operand);
+  };
+  return { weight, bytes: operands.reduce((sum, { tensor }) => sum + tensorBytes(tensor), 0), release };
 }

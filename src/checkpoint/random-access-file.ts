@@ -2,6 +2,7 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { CheckpointError, invariant } from "../core/errors.js";
 import { nativeAddon } from "../core/native-addon.js";
+import { type BlockLayout, type BlockRuns, codeBytes, type SplitBlocks, splitBlocks } from "./block-layout.js";
 
 /** What `fs.readSync` does; a test passes one that reads less than it is asked for. */
 export type ReadAt = (
@@ -119,6 +120,71 @@ export class RandomAccessFile {
     for (let run = 0; run < runs; run++) {
       this.read(destination.subarray(run * runBytes, (run + 1) * runBytes), position + run * stride, tensor);
     }
+  }
+
+  /**
+   * Reads runs of blocks and takes them apart, block after block. Throws as `read` does; InternalError unless the arrays of
+   * `to` have exactly the bytes of all blocks.
+   */
+  readBlocks(layout: BlockLayout, runs: BlockRuns, to: SplitBlocks, tensor?: string): void {
+    const { blockBytes, headerBytes } = layout;
+    const count = runs.blocks * runs.runs;
+    const [codes, headers] = [count * codeBytes(layout), count * headerBytes];
+    invariant(
+      to.codes.length === codes && to.headers.length === headers,
+      `${this.path}: expected ${codes} and ${headers} bytes for ${count} blocks but received ${to.codes.length} and ${to.headers.length}`,
+    );
+    const fd = this.#descriptor();
+    if (this.#native) {
+      this.#readBlocksNative(fd, layout, runs, to, tensor);
+      return;
+    }
+    const stored = new Uint8Array(runs.blocks * blockBytes);
+    for (let run = 0; run < runs.runs; run++) {
+      this.read(stored, runs.position + run * runs.stride, tensor);
+      const part = (bytes: Uint8Array): Uint8Array => bytes.subarray((bytes.length / runs.runs) * run);
+      splitBlocks(layout, stored, runs.blocks, { codes: part(to.codes), headers: part(to.headers) });
+    }
+  }
+
+  #readBlocksNative(
+    fd: number,
+    layout: BlockLayout,
+    { position, blocks, stride, runs }: BlockRuns,
+    { codes, headers }: SplitBlocks,
+    tensor: string | undefined,
+  ): void {
+    const native = nativeAddon();
+    invariant(native.loaded, `${this.path} was opened with the addon, which is gone`);
+    const { blockBytes, codesOffset, groups, groupBytes, codeBits, headerOffset, headerBytes } = layout;
+    let received = 0;
+    this.#observer?.readBegins();
+    try {
+      received = native.addon.readBlocks(
+        fd,
+        position,
+        blocks,
+        stride,
+        runs,
+        blockBytes,
+        codesOffset,
+        groups,
+        groupBytes,
+        codeBits,
+        headerOffset,
+        headerBytes,
+        codes,
+        headers,
+      );
+    } catch (error) {
+      throw readFailed(this.path, error, tensor);
+    } finally {
+      this.#observer?.readEnds(received);
+    }
+    const runBytes = blocks * blockBytes;
+    if (received === runBytes * runs) return;
+    const run = Math.floor(received / runBytes);
+    throw shortRead(this.path, tensor, runBytes, position + run * stride, received - run * runBytes);
   }
 
   #readNative(fd: number, destination: Uint8Array, strided: StridedRuns, tensor: string | undefined): void {

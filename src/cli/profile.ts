@@ -8,6 +8,7 @@ import type { CommandContext } from "./context.js";
 import { launchModel } from "./launch-model.js";
 import { addModelOptions, type ModelFlags } from "./model-options.js";
 import { realNumber, wholeNumber } from "./option-values.js";
+import { profilePage } from "./profile-page.js";
 import { profileLines, skewText } from "./profile-table.js";
 import { profileTrace } from "./profile-trace.js";
 
@@ -102,13 +103,16 @@ async function loadOnce(flags: ModelFlags, signal: AbortSignal): Promise<LoadPro
   return loadProfile;
 }
 
-function outputsOf({ json, trace }: ProfileFlags): readonly ProfileOutput[] {
+function outputsOf({ json, trace, html, top }: ProfileFlags): readonly ProfileOutput[] {
   const asJson = (value: unknown): string => `${JSON.stringify(value)}\n`;
   return [
     ...(json === undefined ? [] : [{ flag: "--json", file: json, text: asJson }]),
     ...(trace === undefined
       ? []
       : [{ flag: "--trace", file: trace, text: (profile: LoadProfile) => asJson(profileTrace(profile)) }]),
+    ...(html === undefined
+      ? []
+      : [{ flag: "--html", file: html, text: (profile: LoadProfile) => profilePage(profile, top) }]),
   ];
 }
 

@@ -87,6 +87,27 @@ export interface NativeAddon {
     destination: Uint8Array,
   ): number;
 
+  /**
+   * Reads runs of blocks and takes them apart (src/checkpoint/block-layout.ts has the meaning of the numbers), on all threads
+   * of the caller. Returns the bytes before the first that the file does not have, and throws, as `readRuns` does.
+   */
+  readBlocks(
+    fd: number,
+    position: number,
+    blocks: number,
+    stride: number,
+    runs: number,
+    blockBytes: number,
+    codesOffset: number,
+    groups: number,
+    groupBytes: number,
+    codeBits: number,
+    headerOffset: number,
+    headerBytes: number,
+    codes: Uint8Array,
+    headers: Uint8Array,
+  ): number;
+
   // kernels: see src/kernels/kernels.ts for meaning and shapes
   gatherRows(out: NativeHandle, source: NativeHandle, indices: NativeHandle, first: number, rows: number): void;
   rmsNorm(out: NativeHandle, x: NativeHandle, weight: NativeHandle, rows: number, epsilon: number): void;

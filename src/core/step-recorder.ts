@@ -23,9 +23,12 @@ import {
   type StepProfileHandle,
 } from "./step-profile-memory.js";
 
-/** Calls of which one round of `calibrate` takes the average, and rounds, of which the cheapest counts. */
-const CALIBRATION_CALLS = 5000;
-const CALIBRATION_ROUNDS = 6;
+/** Calls that `calibrate` makes to have them compiled, and those that it measures. */
+const CALIBRATION_WARM_UP = 5000;
+const CALIBRATION_CALLS = 300;
+/** What is read between two of the latter: as in a step, where weights pass by, the caches then hold something else. */
+const CALIBRATION_SWEEP_BYTES = 4 * 1024 * 1024;
+const CACHE_LINE_BYTES = 64;
 
 export class StepRecorder {
   readonly #block: ProfileBlock;
@@ -121,20 +124,25 @@ export class StepRecorder {
    * forgotten.
    */
   calibrate(row: number, call: () => void): void {
-    const { header } = this.#block;
-    let cheapest = Number.POSITIVE_INFINITY;
-    for (let round = 0; round < CALIBRATION_ROUNDS; round++) {
-      this.reset();
+    const { header, rows } = this.#block;
+    const [inside, around]: [number[], number[]] = [[], []];
+    const counted = (): number => rows[this.#phase]?.[this.#block.rowAt(row) + ROW_US] ?? 0;
+    const memory = new Uint8Array(CALIBRATION_SWEEP_BYTES).fill(1);
+    for (let i = 0; i < CALIBRATION_WARM_UP; i++) call();
+    for (let i = 0; i < CALIBRATION_CALLS; i++) {
+      sweep(memory);
+      this.nowUs();
+      const before = counted();
       const start = this.nowUs();
-      for (let i = 0; i < CALIBRATION_CALLS; i++) call();
-      const total = (this.nowUs() - start) / CALIBRATION_CALLS;
-      if (total > cheapest) continue;
-      cheapest = total;
-      const rows = this.#block.rows[this.#phase];
-      const inside = (rows?.[this.#block.rowAt(row) + ROW_US] ?? 0) / CALIBRATION_CALLS;
-      header[HEADER_INSIDE_US] = inside;
-      header[HEADER_AROUND_US] = Math.max(0, total - inside);
+      call();
+      const total = this.nowUs() - start;
+      inside.push(counted() - before);
+      around.push(total - (counted() - before));
     }
+    // Of what is around, one look at the clock is ours.
+    const clock = median(Array.from({ length: CALIBRATION_CALLS }, () => -this.nowUs() + this.nowUs()));
+    header[HEADER_INSIDE_US] = median(inside);
+    header[HEADER_AROUND_US] = Math.max(0, median(around) - clock);
     this.reset();
   }
 
@@ -148,6 +156,17 @@ export class StepRecorder {
     const counters = this.#block.counters[this.#phase];
     if (counters !== undefined) counters[counter] = (counters[counter] ?? 0) + amount;
   }
+}
+
+/** Reads all lines of some memory. */
+function sweep(memory: Uint8Array): number {
+  let sum = 0;
+  for (let i = 0; i < memory.length; i += CACHE_LINE_BYTES) sum += memory[i] ?? 0;
+  return sum;
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 }
 
 /**

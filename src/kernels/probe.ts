@@ -67,6 +67,8 @@ export function measureLimits(options: ProbeOptions): MachineLimits | null {
     addon.setThreads(threads, SPIN_MICROS, SPIN_MICROS);
     spread(addon, topology, threads);
     const all = threads === 1 ? one : measureThreads(addon, options);
+    // What passes between two threads is measured with a new one, which would be born onto the same core.
+    letGo(addon, topology);
     return {
       isa: addon.probeIsa,
       threads,

@@ -55,12 +55,10 @@ export type StepOutcome = "done" | "failed" | "timedOut";
 
 /** The longest uninterrupted wait of a rank. An idle rank looks up once in that time. */
 const RANK_WAIT_SLICE_MS = 1000;
-/** The longest uninterrupted wait of the coordinator. */
+/** The coordinator that waits looks up once in that time. */
 const COORDINATOR_WAIT_SLICE_MS = 250;
 /** Looks at the sequence number between two looks at the clock while a rank spins. */
 const SPIN_LOOKS = 64;
-/** The longest period a timer can have. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** What a rank needs to take part. Plain data: it crosses threads. */
 export interface StepChannelHandle {
@@ -91,8 +89,14 @@ export class CoordinatorChannel {
   readonly #words: Int32Array;
   readonly #loaded: BigInt64Array;
   readonly #worldSize: number;
-  /** Holds the process while a step is in flight: a pending Atomics.waitAsync does not. */
-  readonly #keepAlive: NodeJS.Timeout;
+  /**
+   * Wakes a `waitDone` from time to time, and holds the process meanwhile: a pending Atomics.waitAsync does not. One timer
+   * for all waits: a timeout of waitAsync's own would be left behind by every step, to wake the thread for nothing later.
+   */
+  #alarm: NodeJS.Timeout | undefined;
+  /** Whether somebody waits, and whether anybody did since the alarm went off last. */
+  #waiting = false;
+  #waited = false;
 
   constructor(worldSize: number) {
     const buffer = new SharedArrayBuffer((FIRST_RANK_LINE + worldSize) * LINE_WORDS * WORD_BYTES);
@@ -100,7 +104,6 @@ export class CoordinatorChannel {
     this.#words = new Int32Array(buffer);
     this.#loaded = new BigInt64Array(buffer);
     this.#worldSize = worldSize;
-    this.#keepAlive = setInterval(() => {}, LONGEST_TIMER_MS).unref();
   }
 
   /**
@@ -131,7 +134,7 @@ export class CoordinatorChannel {
     const words = this.#words;
     const pending = pendingOf(sequence);
     const deadline = performance.now() + timeoutMs;
-    this.#keepAlive.ref();
+    this.#beginWait();
     try {
       for (;;) {
         // Read before looking around: an event after the look changes it, and the wait below returns at once.
@@ -140,12 +143,31 @@ export class CoordinatorChannel {
         if (Atomics.load(words, FAILURE) !== 0) return "failed";
         const leftMs = deadline - performance.now();
         if (leftMs <= 0) return "timedOut";
-        const wait = Atomics.waitAsync(words, SIGNAL, seen, Math.min(leftMs, COORDINATOR_WAIT_SLICE_MS));
+        // The alarm is too rare for a deadline that is close.
+        const wait =
+          leftMs < COORDINATOR_WAIT_SLICE_MS
+            ? Atomics.waitAsync(words, SIGNAL, seen, leftMs)
+            : Atomics.waitAsync(words, SIGNAL, seen);
         if (wait.async) await wait.value;
       }
     } finally {
-      this.#keepAlive.unref();
+      this.#waiting = false;
+      this.#alarm?.unref();
     }
+  }
+
+  #beginWait(): void {
+    this.#waiting = true;
+    this.#waited = true;
+    if (this.#alarm === undefined) this.#alarm = setInterval(() => this.#lookUp(), COORDINATOR_WAIT_SLICE_MS);
+    else this.#alarm.ref();
+  }
+
+  /** An idle channel holds no timer. */
+  #lookUp(): void {
+    if (!this.#waited) this.close();
+    this.#waited = this.#waiting;
+    if (this.#waiting) Atomics.notify(this.#words, SIGNAL);
   }
 
   /** Ends a `waitDone` in progress, and every later one, as failed. */
@@ -171,9 +193,10 @@ export class CoordinatorChannel {
     return Number(Atomics.load(this.#loaded, loadedWord(rank)));
   }
 
-  /** Gives up the timer; the channel must not be waited on any more. */
+  /** Gives up the timer. */
   close(): void {
-    clearInterval(this.#keepAlive);
+    clearInterval(this.#alarm);
+    this.#alarm = undefined;
   }
 }
 

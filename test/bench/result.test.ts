@@ -142,6 +142,7 @@ describe("options of benches", () => {
       ["decode", "--tp", "0"],
       ["decode", "--rounds", "many"],
       ["decode", "--fast"],
+      ["decode", "--activations", "int4"],
       ["prefill", "--prompt", "128,"],
     ];
     for (const args of wrong) assert.throws(() => parseOptions(args, benches), UsageError, args.join(" "));

@@ -2,28 +2,13 @@
  * Blocks of 32 elements: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
  * Layouts and arithmetic: `block_q*` in ggml-common.h; the values equal `gguf/quants.py` to the bit.
  */
-import { type BlockFormat, halfAt, packNeighbours, type Unpack } from "./unpacking.js";
+import type { BlockLayout } from "shardloom/plugin";
+import { type BlockFormat, halfAt, laidOut, type ReadHeaders, type Unpack } from "./unpacking.js";
 
 /** Elements of one block of this file. */
 export const BLOCK_ELEMENTS = 32;
 
 const HALF_BLOCK = BLOCK_ELEMENTS / 2;
-
-/** Element `i` of a block shares byte `i` with element `i + 16`: it has the low four bits. */
-const unpackQ4_0: Unpack = (source, count, { codes, scales }) => {
-  for (let block = 0, at = 0; block < count; block++, at += 18) {
-    scales[block] = halfAt(source, at);
-    packNeighbours(source, at + 2, HALF_BLOCK, codes, block * HALF_BLOCK);
-  }
-};
-
-const unpackQ4_1: Unpack = (source, count, { codes, scales, minimums }) => {
-  for (let block = 0, at = 0; block < count; block++, at += 20) {
-    scales[block] = halfAt(source, at);
-    minimums[block] = halfAt(source, at + 2);
-    packNeighbours(source, at + 4, HALF_BLOCK, codes, block * HALF_BLOCK);
-  }
-};
 
 const unpackQ5_0: Unpack = (source, count, { codes, scales }) => {
   for (let block = 0, at = 0; block < count; block++, at += 22) {
@@ -51,19 +36,44 @@ function unpackFiveBits(source: Uint8Array, at: number, zero: number, codes: Uin
   }
 }
 
-const unpackQ8_0: Unpack = (source, count, { codes, scales }) => {
-  for (let block = 0, at = 0, to = 0; block < count; block++, at += 34, to += BLOCK_ELEMENTS) {
-    scales[block] = halfAt(source, at);
-    for (let i = 0; i < BLOCK_ELEMENTS; i++) codes[to + i] = source[at + 2 + i] ?? 0;
+/** A block of 4-bit codes behind one or two binary16 numbers. Element `i` has the low bits of byte `i`, `i` + 16 the high. */
+const halves = (headerBytes: number): BlockLayout => ({
+  blockBytes: headerBytes + HALF_BLOCK,
+  codesOffset: headerBytes,
+  groups: 1,
+  groupBytes: HALF_BLOCK,
+  codeBits: 4,
+  headerOffset: 0,
+  headerBytes,
+});
+
+const readScales: ReadHeaders = (headers, count, scales) => {
+  for (let block = 0; block < count; block++) scales[block] = halfAt(headers, 2 * block);
+};
+
+const readScalesAndMinimums: ReadHeaders = (headers, count, scales, minimums) => {
+  for (let block = 0; block < count; block++) {
+    scales[block] = halfAt(headers, 4 * block);
+    minimums[block] = halfAt(headers, 4 * block + 2);
   }
 };
 
-const format = (execution: BlockFormat["execution"], zero: number, hasMinimums: boolean, unpack: Unpack) => {
-  return { execution, zero, scaleElements: BLOCK_ELEMENTS, hasMinimums, unpack } satisfies BlockFormat;
+const Q8_LAYOUT: BlockLayout = {
+  blockBytes: 2 + BLOCK_ELEMENTS,
+  codesOffset: 2,
+  groups: 1,
+  groupBytes: BLOCK_ELEMENTS,
+  codeBits: 8,
+  headerOffset: 0,
+  headerBytes: 2,
 };
 
-export const Q4_0: BlockFormat = format("code4", 8, false, unpackQ4_0);
-export const Q4_1: BlockFormat = format("code4", 0, true, unpackQ4_1);
-export const Q5_0: BlockFormat = format("int8", 0, false, unpackQ5_0);
-export const Q5_1: BlockFormat = format("int8", 0, true, unpackQ5_1);
-export const Q8_0: BlockFormat = format("int8", 0, false, unpackQ8_0);
+const described = (execution: BlockFormat["execution"], zero: number, hasMinimums: boolean) => {
+  return { execution, zero, scaleElements: BLOCK_ELEMENTS, hasMinimums };
+};
+
+export const Q4_0: BlockFormat = laidOut(described("code4", 8, false), halves(2), readScales);
+export const Q4_1: BlockFormat = laidOut(described("code4", 0, true), halves(4), readScalesAndMinimums);
+export const Q5_0: BlockFormat = { ...described("int8", 0, false), unpack: unpackQ5_0 };
+export const Q5_1: BlockFormat = { ...described("int8", 0, true), unpack: unpackQ5_1 };
+export const Q8_0: BlockFormat = laidOut(described("int8", 0, false), Q8_LAYOUT, readScales);

@@ -3,9 +3,9 @@
  * stand for; the quantization config knows it, and takes its codes, scales and minimums instead.
  */
 import type { CheckpointTensor } from "shardloom/plugin";
-import { type ReadBytes, unpermuted } from "./row-order.js";
+import { type ReadBytes, rowsInFile, unpermuted } from "./row-order.js";
 import type { StoredTensor } from "./tensor-layout.js";
-import { type Plane, planeBytes, type TensorReader } from "./tensor-reader.js";
+import { type BlockRange, type Plane, planeBytes, type TensorReader } from "./tensor-reader.js";
 import type { BlockFormat } from "./unpacking.js";
 
 export class BlockTensor implements CheckpointTensor {
@@ -55,11 +55,38 @@ export class BlockTensor implements CheckpointTensor {
     const perBlock = (plane: Plane): CheckpointTensor => {
       return tensor(plane, "f32", columns / blockSize, repeated(this.#plane(plane), repeats));
     };
+    const readSlice: CheckpointTensor["readSlice"] = (ranges, destination) => this.#readCodes(ranges, destination);
     const codes =
       execution === "code4"
-        ? tensor("codes", "u8", columns / 2, this.#plane("codes"))
-        : tensor("codes", "i8", columns, this.#plane("codes"));
+        ? { ...tensor("codes", "u8", columns / 2, this.#plane("codes")), readSlice }
+        : { ...tensor("codes", "i8", columns, this.#plane("codes")), readSlice };
     return [codes, perBlock("scales"), ...(hasMinimums ? [perBlock("minimums")] : [])];
+  }
+
+  /** A slice of the codes: whole blocks of rows in as few reads as their order in the file allows, else run by run. */
+  #readCodes(ranges: readonly Slice[], destination: Uint8Array): void {
+    const [rows = 0, columns = 0] = this.shape;
+    const [row, column] = ranges;
+    const { blockElements } = this.#stored.format;
+    const unit = planeBytes(this.blocks, "codes", blockElements);
+    const whole = row !== undefined && column !== undefined && column.start % unit === 0 && column.end % unit === 0;
+    if (whole && destination.length > 0) {
+      const rowBlocks = columns / blockElements;
+      const [start, end] = [column.start / unit, column.end / unit];
+      const rowBytes = (end - start) * unit;
+      const done = rowsInFile(row, rows, this.#rotaryHeads).every(({ first, stride, runs, to }) => {
+        const range = { first: first * rowBlocks + start, blocks: end - start, stride: stride * rowBlocks, runs };
+        const at = (to - row.start) * rowBytes;
+        return this.#reader.readCodes(this.#stored, joined(range), destination.subarray(at, at + runs * rowBytes));
+      });
+      if (done) return;
+    }
+    const read = this.#plane("codes");
+    const rowBytes = columns / (blockElements / unit);
+    const width = (column?.end ?? 0) - (column?.start ?? 0);
+    for (let r = row?.start ?? 0, at = 0; r < (row?.end ?? 0); r++, at += width) {
+      read(destination.subarray(at, at + width), r * rowBytes + (column?.start ?? 0));
+    }
   }
 
   /** Reads a plane in the published order of rows. Throws RangeError outside it. */
@@ -80,6 +107,18 @@ export class BlockTensor implements CheckpointTensor {
       heads === null ? stored : unpermuted(stored, { rows, rowBytes }, heads),
     );
   }
+}
+
+/** Indices of one dimension. */
+interface Slice {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Runs that follow each other without a gap are one. */
+function joined(range: BlockRange): BlockRange {
+  if (range.stride !== range.blocks) return range;
+  return { first: range.first, blocks: range.blocks * range.runs, stride: 0, runs: 1 };
 }
 
 /** Refuses ranges outside `sizeBytes`. */

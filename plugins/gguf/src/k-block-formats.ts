@@ -3,7 +3,8 @@
  * Layouts and arithmetic: `block_q*_K` in ggml-common.h; the values equal `gguf/quants.py` to the bit. A block's scale
  * times a sub-block's is exact in binary32 (11 + 7 bits at most); a minimum that is subtracted there is negative here.
  */
-import { type BlockFormat, halfAt, packNeighbours, type Unpack } from "./unpacking.js";
+import type { BlockLayout } from "shardloom/plugin";
+import { type BlockFormat, halfAt, laidOut, type ReadHeaders, type Unpack } from "./unpacking.js";
 
 /** Elements of one block of this file. */
 export const K_BLOCK_ELEMENTS = 256;
@@ -11,15 +12,19 @@ export const K_BLOCK_ELEMENTS = 256;
 const SUB_BLOCKS = 8;
 const SUB_BLOCK_ELEMENTS = 32;
 
-/** Sub-blocks 2j and 2j + 1 share 32 bytes: the even one has the low four bits. */
-const unpackQ4_K: Unpack = (source, count, { codes, scales, minimums }) => {
-  for (let block = 0, at = 0; block < count; block++, at += 144) {
-    unpackScales(source, at, block * SUB_BLOCKS, scales, minimums);
-    const to = (block * K_BLOCK_ELEMENTS) / 2;
-    for (let pair = 0; pair < SUB_BLOCKS / 2; pair++) {
-      packNeighbours(source, at + 16 + pair * 32, SUB_BLOCK_ELEMENTS, codes, to + pair * 32);
-    }
-  }
+/** Factors and packed scales, then the codes: sub-blocks 2j and 2j + 1 share 32 bytes, the even one has the low four bits. */
+const Q4_K_LAYOUT: BlockLayout = {
+  blockBytes: 144,
+  codesOffset: 16,
+  groups: SUB_BLOCKS / 2,
+  groupBytes: SUB_BLOCK_ELEMENTS,
+  codeBits: 4,
+  headerOffset: 0,
+  headerBytes: 16,
+};
+
+const readQ4_K: ReadHeaders = (headers, count, scales, minimums) => {
+  for (let block = 0; block < count; block++) unpackScales(headers, 16 * block, block * SUB_BLOCKS, scales, minimums);
 };
 
 /** As Q4_K, and bit `j` of byte `i` of the 32 bytes after the scales is the fifth bit of element `i` of sub-block `j`. */
@@ -77,13 +82,11 @@ const unpackQ6_K: Unpack = (source, count, { codes, scales }) => {
   }
 };
 
-export const Q4_K: BlockFormat = {
-  execution: "code4",
-  zero: 0,
-  scaleElements: SUB_BLOCK_ELEMENTS,
-  hasMinimums: true,
-  unpack: unpackQ4_K,
-};
+export const Q4_K: BlockFormat = laidOut(
+  { execution: "code4", zero: 0, scaleElements: SUB_BLOCK_ELEMENTS, hasMinimums: true },
+  Q4_K_LAYOUT,
+  readQ4_K,
+);
 
 export const Q5_K: BlockFormat = {
   execution: "int8",

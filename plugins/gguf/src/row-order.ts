@@ -50,6 +50,35 @@ export function unpermuted(read: ReadBytes, { rows, rowBytes }: Rows, heads: num
   };
 }
 
+/** Rows at equal distances in the file that are neighbours as they are published, from row `to` on. */
+export interface RowRun {
+  readonly first: number;
+  readonly stride: number;
+  readonly runs: number;
+  readonly to: number;
+}
+
+/** The published rows `start` to `end` of a matrix of `rows`, as runs in the file: of each half of a head, every other row. */
+export function rowsInFile(
+  { start, end }: { readonly start: number; readonly end: number },
+  rows: number,
+  heads: number | null,
+): readonly RowRun[] {
+  if (heads === null) return [{ first: start, stride: 1, runs: end - start, to: start }];
+  const headRows = rows / heads;
+  const pairs = headRows / 2;
+  const runs: RowRun[] = [];
+  for (let row = start; row < end; ) {
+    const head = Math.floor(row / headRows);
+    const inHead = row - head * headRows;
+    const halfEnd = head * headRows + (inHead < pairs ? pairs : headRows);
+    const count = Math.min(end, halfEnd) - row;
+    runs.push({ first: head * headRows + storedRow(inHead, headRows), stride: 2, runs: count, to: row });
+    row += count;
+  }
+  return runs;
+}
+
 /** Where row `row` of a published head lies among the `headRows` rows of the file's head. */
 function storedRow(row: number, headRows: number): number {
   const pairs = headRows / 2;

@@ -2,13 +2,22 @@
 import { InternalError, type RandomAccessFile } from "shardloom/plugin";
 import { ScaleStash } from "./scale-stash.js";
 import type { StoredTensor } from "./tensor-layout.js";
-import { type BlockFormat, type Unpacked, writeValues } from "./unpacking.js";
+import { type BlockFormat, isLaidOut, type Unpacked, writeValues } from "./unpacking.js";
 
 /**
  * What can be read of a tensor in blocks, each row-major over its rows: its values in f32, or what they are made of. Codes
  * are as an execution format has them (two a byte, or one), scales and minimums f32, one for each `scaleElements`.
  */
 export type Plane = "values" | "codes" | "scales" | "minimums";
+
+/** Runs of blocks of a tensor at equal distances, counted in blocks from its first. */
+export interface BlockRange {
+  readonly first: number;
+  /** Blocks of a run. */
+  readonly blocks: number;
+  readonly stride: number;
+  readonly runs: number;
+}
 
 /** Elements unpacked at a time: a multiple of every block size, small enough to stay in the cache. */
 const TILE_ELEMENTS = 32_768;
@@ -26,6 +35,7 @@ export class TensorReader {
     minimums: new Float32Array(TILE_ELEMENTS / MIN_SCALE_ELEMENTS),
   };
   #stored = new Uint8Array(0);
+  #headers = new Uint8Array(0);
   #bytesRead = 0;
 
   constructor(file: RandomAccessFile) {
@@ -52,6 +62,33 @@ export class TensorReader {
     }
     if (plane !== "values") throw new InternalError(`${tensor.name} of type ${format.name} has no ${plane}`);
     this.#readFile(destination, tensor.position + byteOffset);
+  }
+
+  /**
+   * The codes of runs of blocks, where the format is one that the file itself can take apart; returns false where it is not.
+   * Scales and minimums of these blocks are kept, as `read` keeps them.
+   */
+  readCodes(tensor: StoredTensor, runs: BlockRange, destination: Uint8Array): boolean {
+    const { blocks, blockBytes, blockElements } = tensor.format;
+    if (blocks === null || !isLaidOut(blocks)) return false;
+    const { layout } = blocks;
+    const needed = runs.blocks * runs.runs * layout.headerBytes;
+    if (this.#headers.length < needed) this.#headers = new Uint8Array(needed);
+    const headers = this.#headers.subarray(0, needed);
+    const position = tensor.position + runs.first * blockBytes;
+    const strided = { position, blocks: runs.blocks, stride: runs.stride * blockBytes, runs: runs.runs };
+    this.#file.readBlocks(layout, strided, { codes: destination, headers }, tensor.name);
+    this.#bytesRead += runs.blocks * runs.runs * blockBytes;
+    const stash = this.#stash;
+    stash.prepare(tensor, blockElements / blocks.scaleElements);
+    const runHeaders = runs.blocks * layout.headerBytes;
+    for (let run = 0; run < runs.runs; run++) {
+      const block = runs.first + run * runs.stride;
+      const [scales, minimums] = [stash.scales(block, runs.blocks), stash.minimums(block, runs.blocks)];
+      blocks.readHeaders(headers.subarray(run * runHeaders), runs.blocks, scales, minimums);
+      stash.note(block, runs.blocks);
+    }
+    return true;
   }
 
   #readBlocks(

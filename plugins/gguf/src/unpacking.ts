@@ -1,5 +1,5 @@
 /** What a block format is: how its blocks come apart into integers, and into what turns integers into values. */
-import { f16ToF32 } from "shardloom/plugin";
+import { type BlockLayout, f16ToF32, splitBlocks } from "shardloom/plugin";
 
 /** Where the contents of unpacked blocks go, element after element. */
 export interface Unpacked {
@@ -64,16 +64,31 @@ export function halfAt(source: Uint8Array, at: number): number {
   return halfTable()[(source[at] ?? 0) | ((source[at + 1] ?? 0) << 8)] ?? 0;
 }
 
-/**
- * Packs `count` bytes that hold element i in the low half and element `count` + i in the high half into as many bytes that
- * hold neighbours, at `codes[to]`.
- */
-export function packNeighbours(source: Uint8Array, at: number, count: number, codes: Uint8Array, to: number): void {
-  const half = count / 2;
-  for (let i = 0; i < half; i++) {
-    const first = source[at + 2 * i] ?? 0;
-    const second = source[at + 2 * i + 1] ?? 0;
-    codes[to + i] = ((first & 15) << 4) | (second & 15);
-    codes[to + half + i] = (first & 0xf0) | (second >> 4);
-  }
+/** A format whose blocks the reader itself can take apart: what is beside the codes is turned into scales here. */
+export interface LaidOutFormat extends BlockFormat {
+  readonly layout: BlockLayout;
+  readonly readHeaders: ReadHeaders;
+}
+
+/** Writes the scales and minimums of `count` blocks, whose headers lie one after another. */
+export type ReadHeaders = (headers: Uint8Array, count: number, scales: Float32Array, minimums: Float32Array) => void;
+
+/** The format of blocks of a layout. */
+export function laidOut(
+  described: Omit<BlockFormat, "unpack">,
+  layout: BlockLayout,
+  readHeaders: ReadHeaders,
+): LaidOutFormat {
+  let headers = new Uint8Array(0);
+  const unpack: Unpack = (source, count, { codes, scales, minimums }) => {
+    const needed = count * layout.headerBytes;
+    if (headers.length < needed) headers = new Uint8Array(needed);
+    splitBlocks(layout, source, count, { codes, headers });
+    readHeaders(headers, count, scales, minimums);
+  };
+  return { ...described, unpack, layout, readHeaders };
+}
+
+export function isLaidOut(format: BlockFormat): format is LaidOutFormat {
+  return "layout" in format;
 }

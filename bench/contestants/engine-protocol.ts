@@ -1,12 +1,12 @@
-/** What the bench and the process of a peer say to each other. */
+/** What the bench and the process of an engine say to each other. */
 import type { Capacity, NextToken } from "./contestant.js";
 
-export type PeerRequest =
-  | { readonly method: "load"; readonly modelPath: string; readonly threads: number; readonly capacity: Capacity }
+export type EngineRequest =
+  | { readonly method: "load"; readonly capacity: Capacity }
   | { readonly method: "generate"; readonly prompts: readonly (readonly number[])[]; readonly tokens: number }
   | { readonly method: "nextToken"; readonly promptTokenIds: readonly number[]; readonly count: number };
 
-export type PeerAnswer =
+export type EngineAnswer =
   | { readonly kind: "loaded" }
   | { readonly kind: "generated"; readonly times: readonly TokenTimes[] }
   | { readonly kind: "nextToken"; readonly top: NextToken }
