@@ -43,7 +43,8 @@ interface Entry {
 
 export const kernels: Bench = async (context) => {
   const rows: Row[] = [];
-  for (const format of LINEAR_FORMATS) {
+  const { weights: wanted } = context.options;
+  for (const format of LINEAR_FORMATS.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
     const levels: readonly ActivationLevel[] = format.quantized ? ["f32", "int16", "int8"] : ["f32"];
     const validated = levels.map((level) => check(format, level));
     const entries = levels.flatMap((level) => {

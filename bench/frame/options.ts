@@ -5,14 +5,16 @@ import { ACTIVATIONS, type Activations, isActivations } from "../../src/kernels/
 import { WEIGHT_MIXES } from "../models/made-up-model.js";
 import { NF4 } from "../models/model-store.js";
 import { type ModelShape, SHAPES } from "../models/shapes.js";
+import { LINEAR_FORMATS } from "../operations/linear-formats.js";
 
-const WEIGHTS = [...WEIGHT_MIXES, { name: NF4 }];
+/** Of made-up models, and the formats of `kernels`. */
+const WEIGHTS = [...new Set([...WEIGHT_MIXES, { name: NF4 }, ...LINEAR_FORMATS].map(({ name }) => name))];
 
 export interface BenchOptions {
   readonly bench: string;
   /** Models to run; empty for the bench's own choice. */
   readonly models: readonly ModelShape[];
-  /** Names of weights of made-up models: of WEIGHT_MIXES, or NF4; empty for the bench's own choice. */
+  /** Names of weights: of WEIGHT_MIXES, NF4, and for `kernels` of LINEAR_FORMATS; empty for the bench's own choice. */
   readonly weights: readonly string[];
   /** World sizes of shardloom. */
   readonly tp: readonly number[];
@@ -41,7 +43,7 @@ export interface BenchOptions {
 export const USAGE = `usage: npm run bench -- BENCH [options]
 
   --model NAME         ${SHAPES.map(({ name }) => name).join(", ")}; may be given more than once
-  --weights NAME       of made-up models: ${WEIGHTS.map(({ name }) => name).join(", ")}; may be given more than once
+  --weights NAME       of made-up models, or of kernels: ${WEIGHTS.join(", ")}; may be given more than once
   --tp N,N             world sizes of shardloom (default: 1 and the number of CPUs)
   --threads-per-rank N,N  threads of each rank, or auto (default auto: the CPUs divided by the ranks)
   --activations LEVEL,LEVEL  of shardloom beside quantized weights: ${ACTIVATIONS.join(", ")} (default auto)
@@ -70,7 +72,7 @@ export function parseOptions(args: readonly string[], benches: readonly string[]
   return {
     bench,
     models: values.model.map((name) => named("--model", name, SHAPES)),
-    weights: values.weights.map((name) => named("--weights", name, WEIGHTS).name),
+    weights: values.weights.map(weights),
     tp: values.tp === undefined ? [...new Set([1, cpus])] : counts("--tp", values.tp),
     threadsPerRank: values["threads-per-rank"]
       .split(",")
@@ -120,6 +122,12 @@ function named<T extends { readonly name: string }>(option: string, name: string
   if (found !== undefined) return found;
   const expected = known.map((candidate) => candidate.name).join(", ");
   throw new UsageError(`expected ${option} to be one of ${expected} but received ${JSON.stringify(name)}`);
+}
+
+function weights(text: string): string {
+  if (WEIGHTS.includes(text)) return text;
+  const expected = WEIGHTS.join(", ");
+  throw new UsageError(`expected --weights to be one of ${expected} but received ${JSON.stringify(text)}`);
 }
 
 function level(text: string): Activations {
