@@ -16,6 +16,7 @@ import { isDType, isFloat } from "./core/dtype.js";
 import { describeValue, OptionError } from "./core/errors.js";
 import type { JsonObject } from "./core/json.js";
 import { createLogger } from "./core/logger.js";
+import { readTopology } from "./core/machine-topology.js";
 import { checkWorldSize } from "./core/rank.js";
 import { type CapacityOptions, LEAST_CAPACITY, planCapacity } from "./engine/capacity.js";
 import { createEngine, type Engine } from "./engine/engine.js";
@@ -27,6 +28,7 @@ import { dummyLoader } from "./loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "./loading/plugins.js";
 import { selectFamily } from "./models/registry.js";
 import { checkThreadsPerRank } from "./parallel/placement.js";
+import { chooseWorldSize } from "./parallel/world-size.js";
 import type { QuantizationChoice } from "./quantization/registry.js";
 import type { RankOptions } from "./rank/rank-options.js";
 
@@ -102,8 +104,8 @@ export interface LaunchOptions extends CapacityOptions {
   readonly model: string;
   /** Branch, tag or commit of a hub repository. */
   readonly revision?: string | undefined;
-  /** Ranks, each a worker thread with its shard of the model. Default 1. */
-  readonly tensorParallelSize?: number | undefined;
+  /** Ranks, each a worker thread with its shard of the model; "auto": one for each NUMA node. Default 1. */
+  readonly tensorParallelSize?: number | "auto" | undefined;
   /**
    * Threads that share the kernels of each rank. "auto", the default, shares the cores that the process may use (its
    * affinity mask and its control group's quota) among the ranks. Answers do not depend on it.
@@ -168,7 +170,7 @@ export interface LaunchOptions extends CapacityOptions {
  * split into that many ranks, RankError when a rank does not start.
  */
 export async function launch(options: LaunchOptions): Promise<Engine> {
-  const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
+  const wanted = checkRanks(options.tensorParallelSize ?? 1);
   const threadsPerRank = checkThreadsPerRank(options.threadsPerRank ?? "auto");
   const pinning = checkPinning(options.pinning);
   const logger = createLogger(options.logLevel);
@@ -184,6 +186,9 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const loader = registries.modelLoaders.select(path, options.loadFormat);
   const description = await loader.describe(path);
   const config = selectFamily(description.config).parseConfig(description.config);
+  const chosen = wanted === "auto" ? chooseWorldSize(readTopology(), config.kvHeads) : null;
+  if (chosen !== null) logger.info(chosen, "chose the number of ranks");
+  const worldSize = chosen?.worldSize ?? checkWorldSize(wanted);
   const quantization = registries.quantization.select(description.config, choiceOf(options));
   const capacity = planCapacity(config, options, worldSize, kvCacheDtype);
   const dtype =
@@ -235,8 +240,8 @@ export interface PlanOptions extends CapacityOptions {
   /** A directory, a file, a hub id `org/name[@revision]`, or a config.json without weights. */
   readonly model: string;
   readonly revision?: string | undefined;
-  /** Default 1. */
-  readonly tensorParallelSize?: number | undefined;
+  /** As for launch(). Default 1. */
+  readonly tensorParallelSize?: number | "auto" | undefined;
   readonly plugins?: readonly string[] | undefined;
   readonly loadFormat?: string | undefined;
   readonly quantization?: string | undefined;
@@ -257,7 +262,7 @@ export interface PlanOptions extends CapacityOptions {
  * CheckpointError `MODEL_NOT_FOUND` and what the hub answers. What keeps this model from running is in `problems`.
  */
 export async function plan(options: PlanOptions): Promise<ModelPlan> {
-  const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
+  const worldSize = checkRanks(options.tensorParallelSize ?? 1);
   const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
   const { dtype = "auto", revision, signal, onDownload, loadFormat, memoryBytes } = options;
   const registries = await loadPlugins(resolvePlugins(options.plugins ?? []));
@@ -454,6 +459,10 @@ function checkPinning(value: unknown): boolean | undefined {
     expected: "boolean",
     received: String(value),
   });
+}
+
+function checkRanks(value: number | "auto"): number | "auto" {
+  return value === "auto" ? value : checkWorldSize(value);
 }
 
 function checkCount(option: string, value: unknown): number {

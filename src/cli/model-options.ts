@@ -12,6 +12,7 @@ import {
   keyValue,
   oneOf,
   optionsOf,
+  orAuto,
   threadCount,
   wholeNumber,
   worldSize,
@@ -40,7 +41,7 @@ export interface QuantizationFlags {
 
 /** The same of a model that is run. */
 export interface ModelFlags extends SourceFlags, QuantizationFlags {
-  readonly tp: number;
+  readonly tp: number | "auto";
   readonly threadsPerRank: number | "auto";
   readonly pinning: boolean;
   readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
@@ -55,7 +56,12 @@ export interface ModelFlags extends SourceFlags, QuantizationFlags {
 export function addModelOptions(command: Command): void {
   addQuantizationOptions(
     addModel(command)
-      .option("--tp <ranks>", "tensor-parallel ranks, each a thread with its part of the model", worldSize("--tp"), 1)
+      .option(
+        "--tp <ranks>",
+        "tensor-parallel ranks, each a worker with its part of the model; auto: one for each NUMA node",
+        orAuto(worldSize("--tp")),
+        1,
+      )
       .option(
         "--threads-per-rank <threads>",
         "threads that share the work of a rank; auto: the cores over the ranks",

@@ -50,6 +50,11 @@ export function threadCount(flag: string): (text: string) => number | "auto" {
   };
 }
 
+/** What `parse` takes, or the word auto. */
+export function orAuto<Value>(parse: (text: string) => Value): (text: string) => Value | "auto" {
+  return (text) => (text === "auto" ? text : parse(text));
+}
+
 /** Token ids between commas or spaces. Throws OptionError `INVALID_TOKEN_ID`. */
 export function tokenIds(flag: string): (text: string) => readonly number[] {
   return (text) => parseTokenIds(text, flag);

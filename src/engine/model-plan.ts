@@ -7,10 +7,12 @@ import type { WeightMap } from "../checkpoint/index-file.js";
 import type { FloatDType } from "../core/dtype.js";
 import { PartitionError } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
+import { readTopology } from "../core/machine-topology.js";
 import type { Registries } from "../loading/plugins.js";
 import type { ModelConfig, ModelFamily } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
 import type { Range } from "../parallel/partition.js";
+import { chooseWorldSize } from "../parallel/world-size.js";
 import type { QuantizationChoice } from "../quantization/registry.js";
 import { expectedTensors } from "../rank/expected-weights.js";
 import { type GroupPlan, planGroup, type StepExchange } from "../rank/group-plan.js";
@@ -29,7 +31,8 @@ export const PLAN_VERSION = 1;
 export interface ModelPlanOptions {
   /** Local path: a directory, a file of weights, or a config.json. */
   readonly path: string;
-  readonly worldSize: number;
+  /** "auto" leaves it to the machine, and the plan says why. */
+  readonly worldSize: number | "auto";
   readonly loadFormat?: string | undefined;
   readonly quantization: QuantizationChoice | null;
   readonly dtype: "auto" | FloatDType;
@@ -39,6 +42,9 @@ export interface ModelPlanOptions {
   /** Memory that there is for everything. Default: this machine's. */
   readonly memoryBytes?: number | undefined;
 }
+
+/** The same, the number of ranks decided. */
+type PlannedOptions = Omit<ModelPlanOptions, "worldSize"> & { readonly worldSize: number };
 
 /** What one rank will own, in bytes where nothing else is said. */
 export interface RankPlan {
@@ -104,14 +110,20 @@ export interface ModelPlan {
 }
 
 /** Plans a model. What would keep it from running is in the plan; throws only OptionError, for options that mean nothing. */
-export async function planModel(options: ModelPlanOptions, registries: Registries): Promise<ModelPlan> {
+export async function planModel(wanted: ModelPlanOptions, registries: Registries): Promise<ModelPlan> {
   const found = new Findings();
+  let options: PlannedOptions = { ...wanted, worldSize: wanted.worldSize === "auto" ? 1 : wanted.worldSize };
   const source = await found.awaiting(() => findSource(options.path, options.loadFormat, registries, found));
   if (source === undefined) return emptyPlan(options, found);
   const { description, loadFormat } = source;
   const family = found.attempt(() => selectFamily(description.config));
   const model = found.attempt(() => family?.parseConfig(description.config));
   if (family === undefined || model === undefined) return emptyPlan(options, found, source);
+  if (wanted.worldSize === "auto") {
+    const { worldSize, reason } = chooseWorldSize(readTopology(), model.kvHeads);
+    options = { ...options, worldSize };
+    found.notes.push(`ranks chosen by the machine: ${reason}`);
+  }
   const quantization = found.attempt(() => registries.quantization.select(description.config, options.quantization));
   const capacity = capacityOf(options, model, found);
   if (source.index !== null) checkNames(source.index, expectedNames(family, description.config), found);
@@ -164,7 +176,7 @@ function checkNames(
 }
 
 /** The capacity asked for; undefined, with a finding, where it cannot be. A partition that fails is found by the ranks. */
-function capacityOf(options: ModelPlanOptions, model: ModelConfig, found: Findings): Capacity | undefined {
+function capacityOf(options: PlannedOptions, model: ModelConfig, found: Findings): Capacity | undefined {
   const { capacity, worldSize, kvCacheDtype } = options;
   const asked = capacity.maxModelLength !== undefined || capacity.maxSequences !== undefined;
   const unlimited = asked && capacity.kvCacheBytes === undefined ? { kvCacheBytes: Number.MAX_SAFE_INTEGER } : {};
@@ -184,7 +196,7 @@ function sizeOf(model: ModelConfig): PlannedModel {
 }
 
 function emptyPlan(
-  options: ModelPlanOptions,
+  options: PlannedOptions,
   { problems, notes }: Findings,
   source?: PlanSource,
   model: PlannedModel | null = null,

@@ -38,6 +38,18 @@ describe("shardloom plan", () => {
     assert.equal(code, 0);
   });
 
+  it("leaves the number of ranks to the machine where it is told to, and says why", async () => {
+    const { code, stdout } = await cli(["plan", "--model", TINY_LLAMA, "--tp", "auto", "--json"]);
+    const made = JSON.parse(stdout);
+    assert.equal(code, 0);
+    assert.ok(made.worldSize >= 1 && made.ranks.length === made.worldSize);
+    assert.match(made.notes.join(), /^ranks chosen by the machine: /);
+    const run = ["generate", "--model", TINY_LLAMA, "--prompt-ids", "1,2,3", "--max-tokens", "2", "--json"];
+    const answer = JSON.parse((await cli([...run, "--tp", "auto"])).stdout);
+    assert.equal(answer.ranks.length, made.worldSize);
+    assert.equal(answer.tp, made.worldSize);
+  });
+
   it("refuses wrong flags with exit code 2", async () => {
     for (const flags of [
       ["--batch", "0"],
