@@ -12,6 +12,7 @@ import { type BenchOptions, parseOptions, USAGE, UsageError } from "./frame/opti
 import { type BenchResult, RESULT_VERSION } from "./frame/result.js";
 import { formatResult } from "./frame/table.js";
 import { kernels } from "./kernels.js";
+import { load } from "./load.js";
 import { predict } from "./predict.js";
 import { prefill } from "./prefill.js";
 
@@ -21,6 +22,7 @@ const benches: ReadonlyMap<string, Bench> = new Map([
   ["batch", batch],
   ["kernels", kernels],
   ["attention", attention],
+  ["load", load],
   ["predict", predict],
   ["allreduce", allreduce],
 ]);
