@@ -1,7 +1,9 @@
 /** `shardloom bench decode`: how fast a model decodes one sequence, and what the time of a step goes to. */
 import type { Command } from "commander";
 import { InternalError } from "../core/errors.js";
+import { readTopology } from "../core/machine-topology.js";
 import { type Engine, type GenerationRequest, type GenerationTimings, profileSince } from "../index.js";
+import { chooseWorldSize } from "../parallel/world-size.js";
 import type { CommandContext } from "./context.js";
 import { launchModel } from "./launch-model.js";
 import { addModelOptions, type ModelFlags } from "./model-options.js";
@@ -93,7 +95,9 @@ async function benchDecode(flags: DecodeFlags, context: CommandContext): Promise
 
 /** Measured before the model is there, while nothing else runs. */
 function limitsOf(flags: DecodeFlags): RankLimits {
-  const { tp: ranks, threadsPerRank, dramGbps = null, fmaGflops = null } = flags;
+  const { tp, threadsPerRank, dramGbps = null, fmaGflops = null } = flags;
+  // The model, which may have fewer KV heads than the machine has nodes, is not there yet.
+  const ranks = tp === "auto" ? chooseWorldSize(readTopology(), Number.MAX_SAFE_INTEGER).worldSize : tp;
   return rankLimits({ ranks, threadsPerRank, dramGbps, fmaGflops });
 }
 
