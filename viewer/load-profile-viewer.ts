@@ -11,6 +11,8 @@ const PART_HEIGHT = 16;
 const LABEL_WIDTH = 64;
 /** The shortest stretch that can be shown, in nanoseconds. */
 const MIN_VISIBLE_NS = 2000;
+/** With less room for it, a name that does not fit says nothing. */
+const MIN_SHORTENED_WIDTH = 64;
 const ZOOM_STEP = 1.5;
 const PAN_STEP = 0.2;
 
@@ -381,7 +383,9 @@ class Timeline {
     const context = this.#context;
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = this.#theme.text;
-    const text = context.measureText(name).width <= room ? name : shortened(name, Math.floor(room / 6));
+    const fits = context.measureText(name).width <= room;
+    if (!fits && room < MIN_SHORTENED_WIDTH) return;
+    const text = fits ? name : shortened(name, Math.floor(room / 6));
     context.fillText(text, left + 4, top + SPAN_HEIGHT / 2, room);
   }
 

@@ -17,7 +17,7 @@ export async function launchModel(
 ): Promise<LaunchedModel> {
   const startedAt = performance.now();
   const plugins = pluginsOf(flags);
-  const bar = createLoadingBar(process.stderr);
+  const bar = createLoadingBar(process.stderr, flags.tp);
   try {
     const engine = await launch({
       ...launchOptionsOf(flags),

@@ -8,6 +8,7 @@ import type { CommandContext } from "./context.js";
 import { launchModel } from "./launch-model.js";
 import { addModelOptions, type ModelFlags } from "./model-options.js";
 import { realNumber, wholeNumber } from "./option-values.js";
+import { addProfileDiffCommand } from "./profile-diff.js";
 import { profilePage } from "./profile-page.js";
 import { profileLines, skewText } from "./profile-table.js";
 import { profileTrace } from "./profile-trace.js";
@@ -40,6 +41,7 @@ Examples:
 
 export function addProfileCommand(program: Command, context: CommandContext): void {
   const command = program.command("profile").description("load a model and say where the time goes on each rank");
+  addProfileDiffCommand(command, context);
   // Flags of `profile diff` are its own, also where they bear the names of flags of `profile`.
   command.enablePositionalOptions();
   addModelOptions(command);

@@ -47,6 +47,8 @@ export function createProgram(context: CommandContext): Command {
     .version(readPackageManifest().version)
     // Before the commands are added, which inherit both.
     .exitOverride()
+    // Flags behind a command are that command's: profile and profile diff both have a --json.
+    .enablePositionalOptions()
     .configureOutput({ outputError: () => {} })
     .addHelpText("after", ENVIRONMENT_AND_EXIT_CODES);
   addGenerateCommand(program, context);

@@ -253,7 +253,7 @@ export function slowestTensors(profile: Pick<LoadProfile, "ranks">, most: number
 }
 
 /** Whether a span is a tensor being loaded; one that only bears the name of its phase is none. */
-export function isTensorSpan({ phase, name }: LoadSpan): boolean {
+export function isTensorSpan({ phase, name }: Pick<LoadSpan, "phase" | "name">): boolean {
   return (phase === "read" || phase === "shard" || phase === "quantize") && name !== phase;
 }
 

@@ -54,6 +54,16 @@ class Totals {
     return { selfNs: this.selfNs[at] ?? 0, bytes: this.bytes[at] ?? 0, calls: this.calls[at] ?? 0 };
   }
 
+  /** The same, which is nothing from then on. */
+  take(phase: LoadPhase): PhaseTotals {
+    const taken = this.of(phase);
+    const at = PLACES[phase];
+    this.selfNs[at] = 0;
+    this.bytes[at] = 0;
+    this.calls[at] = 0;
+    return taken;
+  }
+
   add(phase: LoadPhase, { selfNs, bytes, calls }: PhaseTotals): void {
     const at = PLACES[phase];
     this.selfNs[at] = (this.selfNs[at] ?? 0) + selfNs;
@@ -77,7 +87,6 @@ interface OpenSpan {
   readonly name: string;
   readonly phase: LoadPhase;
   readonly startNs: number;
-  readonly totals: Totals;
   /** In the order in which they were first entered. */
   readonly order: LoadPhase[];
 }
@@ -87,7 +96,9 @@ export class LoadRecorder implements LoadObserver {
   readonly #clock: LoadClock;
   readonly #startNs: number;
   readonly #spans: LoadSpan[] = [];
+  /** Of what is closed, and of the span that is open: one for all spans, as there are thousands. */
   readonly #totals = new Totals();
+  readonly #open = new Totals();
   /** Phases that were entered, the last one on top. */
   readonly #stack: LoadPhase[] = [];
   #top: LoadPhase = "other";
@@ -108,7 +119,7 @@ export class LoadRecorder implements LoadObserver {
   enter(phase: LoadPhase, name: string = phase): void {
     if (this.#span === null) {
       this.#advance();
-      this.#span = { name, phase, startNs: this.#lastNs, totals: new Totals(), order: [phase] };
+      this.#span = { name, phase, startNs: this.#lastNs, order: [phase] };
     } else if (phase !== this.#top) {
       this.#advance();
       if (!this.#span.order.includes(phase)) this.#span.order.push(phase);
@@ -124,7 +135,7 @@ export class LoadRecorder implements LoadObserver {
     if (span === null || outer === undefined)
       throw new InternalError("a phase of loading was left that was not entered");
     const phase = this.#top;
-    if (bytes !== undefined) span.totals.count(phase, bytes);
+    if (bytes !== undefined) this.#open.count(phase, bytes);
     if (outer !== phase || this.#stack.length === 0) this.#advance();
     this.#top = outer;
     if (this.#stack.length === 0) this.#close(span);
@@ -139,7 +150,7 @@ export class LoadRecorder implements LoadObserver {
 
   readEnds(bytes: number): void {
     if (!this.#isReading) this.leave(bytes);
-    else this.#span?.totals.count(this.#top, bytes);
+    else this.#open.count(this.#top, bytes);
   }
 
   /** From here on, what the system counts for the thread counts for loading. */
@@ -189,14 +200,14 @@ export class LoadRecorder implements LoadObserver {
   /** The time since the last instant belongs to the phase on top. */
   #advance(): void {
     const now = this.#clock();
-    const totals = this.#span?.totals ?? this.#totals;
+    const totals = this.#span === null ? this.#totals : this.#open;
     totals.spend(this.#top, now - this.#lastNs);
     this.#lastNs = now;
   }
 
-  #close({ name, phase, startNs, totals, order }: OpenSpan): void {
+  #close({ name, phase, startNs, order }: OpenSpan): void {
     const parts = order.map((each) => {
-      const part = totals.of(each);
+      const part = this.#open.take(each);
       this.#totals.add(each, part);
       return { phase: each, ...part };
     });

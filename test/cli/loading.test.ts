@@ -25,7 +25,7 @@ describe("the plugins that come with the command line", () => {
 });
 
 /** A terminal as far as a progress bar needs one. */
-function terminalOf(): NodeJS.WriteStream & { readonly text: string } {
+function terminalOf({ rows = 24 } = {}): NodeJS.WriteStream & { readonly text: string } {
   let text = "";
   const stream = new Writable({
     write(chunk, _encoding, done) {
@@ -36,6 +36,7 @@ function terminalOf(): NodeJS.WriteStream & { readonly text: string } {
   return Object.create(process.stderr, {
     isTTY: { value: true },
     columns: { value: 120 },
+    rows: { value: rows },
     write: { value: (chunk: string) => stream.write(chunk) },
     text: { get: () => text },
   });
@@ -62,6 +63,29 @@ describe("the bar that shows how loading goes", () => {
       assert.ok(terminal.text.includes(shown), terminal.text);
     });
   }
+
+  it("has a line for each rank, with its part of the bytes until it reads more", () => {
+    const terminal = terminalOf();
+    const bar = createLoadingBar(terminal, 2);
+    assert.ok(bar !== null);
+    bar.loaded({ rank: 0, bytesRead: 10_000_000, totalBytes: 100_000_000 });
+    bar.loaded({ rank: 1, bytesRead: 60_000_000, totalBytes: 100_000_000 });
+    bar.loaded({ rank: 2, bytesRead: 1, totalBytes: 100_000_000 });
+    bar.stop();
+    assert.match(terminal.text, /rank 0 {2}\S+ {2}20% {2}10 MB of 50 MB/);
+    assert.match(terminal.text, /rank 1 {2}\S+ {2}100% {2}60 MB of 60 MB/);
+    assert.ok(!terminal.text.includes("rank 2"));
+  });
+
+  it("has one line for all ranks where the terminal has no room for more", () => {
+    const terminal = terminalOf({ rows: 5 });
+    const bar = createLoadingBar(terminal, 4);
+    assert.ok(bar !== null);
+    for (let rank = 0; rank < 4; rank++) bar.loaded({ rank, bytesRead: 10_000_000, totalBytes: 100_000_000 });
+    bar.stop();
+    assert.match(terminal.text, /Loading .* 40% {2}40 MB of 100 MB/);
+    assert.ok(!terminal.text.includes("rank"));
+  });
 
   it("shows how far quantizing has got", () => {
     const terminal = terminalOf();
