@@ -17,7 +17,8 @@ export async function launchModel(
 ): Promise<LaunchedModel> {
   const startedAt = performance.now();
   const plugins = pluginsOf(flags);
-  const bar = createLoadingBar(process.stderr, flags.tp);
+  // How many ranks "auto" stands for is known when they load: one bar for all of them.
+  const bar = createLoadingBar(process.stderr, flags.tp === "auto" ? 1 : flags.tp);
   try {
     const engine = await launch({
       ...launchOptionsOf(flags),
