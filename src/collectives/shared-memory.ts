@@ -37,9 +37,13 @@ export interface WaitingPolicy {
  * The policy for so many threads that compute at the same time on so many cores. Spinning is fastest while every thread
  * has a core of its own; with fewer cores it keeps the very thread that it waits for from running, and every collective
  * then takes as long as the spinning.
+ *
+ * Nobody yields who has a core: where another program wants it, a yield gives a whole slice of time away, milliseconds, for a
+ * wait of microseconds. A thread that parks instead runs again as soon as it is woken. (SmolLM2-135M on two ranks and two
+ * cores, with builds running beside: 40 tokens/s with 200 us of yielding, 120 to 180 without.)
  */
 export function waitingPolicy(threads: number, cores = availableParallelism()): WaitingPolicy {
-  return threads <= cores ? { spinMicros: 50, yieldMicros: 200 } : { spinMicros: 0, yieldMicros: 100 };
+  return threads <= cores ? { spinMicros: 200, yieldMicros: 0 } : { spinMicros: 0, yieldMicros: 100 };
 }
 
 export interface SharedMemoryOptions {
