@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <thread>
 
 #include "prefetch.h"
 
@@ -32,6 +33,7 @@ bool wait_for(uint32_t* flag, uint32_t round) {
       if (static_cast<std::int32_t>(Word(*flag).load(std::memory_order_acquire) - round) >= 0) return true;
     }
     if (Clock::now() - start > kPatience) return false;
+    std::this_thread::yield();
   }
 }
 

@@ -41,6 +41,7 @@ export function expectedBits(step: Step, worldSize: number, payload: "f32" | "bf
     case "broadcast":
       return madeUpBits(step.type, step.root, step.seed, step.count);
     case "barrier":
+    case "selectIsa":
       return new Int32Array(0);
     case "storm":
       return Int32Array.of(0);

@@ -34,6 +34,8 @@ export type Step =
       readonly seed: number;
     }
   | { readonly do: "barrier" }
+  /** From now on the addon, as this thread has loaded it, uses an instruction set. */
+  | { readonly do: "selectIsa"; readonly isa: string }
   /** Many small all-reduces in a row over the same operands, each checked; returns how many elements were wrong. */
   | { readonly do: "storm"; readonly iterations: number; readonly most: number };
 
@@ -97,6 +99,11 @@ function* stepPass(step: Step, rank: number, worldSize: number): Pass<Int32Array
     case "barrier":
       yield { kind: "barrier" };
       return new Int32Array(0);
+    case "selectIsa": {
+      const status = nativeAddon();
+      if (status.loaded) status.addon.selectIsa(step.isa);
+      return new Int32Array(0);
+    }
     case "storm":
       return yield* stormPass(step.iterations, step.most, rank, worldSize);
   }

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import { COLLECTIVE_PAYLOADS } from "../../src/collectives/payload.js";
 import { createRegion, RANK_LINE, type RegionOptions, rankLine, wordsOf } from "../../src/collectives/region.js";
 import { waitingPolicy } from "../../src/collectives/shared-memory.js";
+import { nativeAddon } from "../../src/core/native-addon.js";
 import { expectedBits } from "./oracle.js";
 import type { Step } from "./script.js";
 import { type EngineName, engines, runThreads, type ThreadOptions } from "./threads.js";
@@ -141,6 +143,18 @@ for (const engine of engines) {
       const fewer: Step = { do: "storm", iterations: 50, most: 64 };
       await checkScript(engine, { worldSize: 8 }, [fewer], { waiting: waitingPolicy(8, 8) });
     });
+
+    if (engine === "native") {
+      it("sum with every instruction set that the machine has, whatever travels", async () => {
+        const status = nativeAddon();
+        for (const isa of status.loaded ? status.addon.supportedIsas : []) {
+          const script = [{ do: "selectIsa", isa } as const, ...[1, 7, 31, 33, 100, 1025].map(reduce)];
+          for (const payload of COLLECTIVE_PAYLOADS) {
+            await checkScript(engine, { worldSize: 3, payload, slotBytes: 4096, oneShotBytes: 256 }, script);
+          }
+        }
+      });
+    }
 
     it("sum NaN, infinities, signed zeros and denormals as IEEE 754 says, with one NaN for all", async () => {
       await fc.assert(
