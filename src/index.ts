@@ -150,7 +150,7 @@ export interface LaunchOptions extends CapacityOptions {
   readonly verifyCollectives?: boolean | undefined;
   /** Has ranks count where the time of their steps goes, for `engine.stepProfile()`. Costs some per cent. Default false. */
   readonly profileSteps?: boolean | undefined;
-  /** Has every rank record where the time of loading goes: `engine.loadProfile`. Default false. */
+  /** Has every rank record where the time of loading goes: `engine.loadProfile` (docs/load-profile.md). Default false. */
   readonly loadProfile?: boolean | undefined;
   /** Called for every chunk that is downloaded from the hub. */
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
