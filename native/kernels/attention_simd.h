@@ -22,8 +22,8 @@ struct Attention {
   using Tile = typename Rows::Tile;
   using Places = typename Cache::Places;
   static constexpr int kTileRows = Rows::kTileRows;
-  // Up to this many rows of a KV head read the cache itself.
-  static constexpr int kDirectRows = V::kRegisters == 32 ? 12 : 6;
+  // Up to this many rows of a KV head read the cache itself, block of rows by block of rows.
+  static constexpr int kDirectRows = 12;
 
   // Parts of the workspace.
   struct Scratch {
