@@ -25,7 +25,7 @@ export interface GroupPlaces {
  * Helpers spin for longer than it takes from one step to the next, once a pause; then they park. They never yield. With
  * another program on the core both cost a slice of its time, milliseconds, before the thread runs again.
  */
-const SPIN_THEN_PARK: WaitingPolicy = { spinMicros: 1000, yieldMicros: 0 };
+const SPIN_THEN_PARK: WaitingPolicy = { spinMicros: 500, yieldMicros: 0 };
 const PARK_AT_ONCE: WaitingPolicy = { spinMicros: 0, yieldMicros: 0 };
 
 /** Whether a group of this process keeps its threads to CPUs: a second one must not be put onto the same. */
