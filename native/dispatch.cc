@@ -85,11 +85,10 @@ constexpr KernelTable kAvx512 = {
     .linear = avx512::linear,
     .linear_code4 = avx512::linear_code4,
     .linear_int8 = avx512::linear_int8,
-    // Where there is none for AVX-512, the kernel for AVX2: the bits are the same, and every such CPU has it.
-    .quantize_int16 = avx2::quantize_int16,
-    .quantize_int8 = avx2::quantize_int8,
-    .arranged_code4_int16 = avx2::arranged_code4_int16,
-    .arranged_code4_int8 = avx2::arranged_code4_int8,
+    .quantize_int16 = avx512::quantize_int16,
+    .quantize_int8 = avx512::quantize_int8,
+    .arranged_code4_int16 = avx512::arranged_code4_int16,
+    .arranged_code4_int8 = avx512::arranged_code4_int8,
     .arranged_code4_f32 = portable::arranged_code4_f32,
     .arranged_int8_int16 = avx2::arranged_int8_int16,
     .arranged_int8_int8 = avx2::arranged_int8_int8,
@@ -119,6 +118,8 @@ constexpr KernelTable kAvx512 = {
 constexpr KernelTable avx512_with_vnni() {
   KernelTable table = kAvx512;
   table.isa = "avx512vnni";
+  table.arranged_code4_int16 = avx512vnni::arranged_code4_int16;
+  table.arranged_code4_int8 = avx512vnni::arranged_code4_int8;
   return table;
 }
 constexpr KernelTable kAvx512Vnni = avx512_with_vnni();

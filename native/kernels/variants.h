@@ -71,6 +71,10 @@ namespace shardloom::avx512 {
 void linear(const LinearArgs& args, Range outputs);
 void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
 void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
+void quantize_int16(const QuantizeArgs& args, Range rows);
+void quantize_int8(const QuantizeArgs& args, Range rows);
+void arranged_code4_int16(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
 void rms_norm(const NormArgs& args, Range rows);
 void add_rms_norm(const NormArgs& args, Range rows);
 void head_norm(const HeadNormArgs& args, Range rows);
@@ -87,6 +91,13 @@ void sum_ranks(const RankSumArgs& args, Range elements);
 void narrow_bf16(bf16* out, const float* x, Range elements);
 
 }  // namespace shardloom::avx512
+
+namespace shardloom::avx512vnni {
+
+void arranged_code4_int16(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+
+}  // namespace shardloom::avx512vnni
 
 namespace shardloom::neon {
 

@@ -1,0 +1,223 @@
+// Linear layers with arranged weights on AVX-512, for codes of any kind. A vector holds one 32-bit lane for each of the
+// sixteen rows of a group; activations are broadcast, 32 bits at a time. Nothing is summed across lanes.
+//
+// A `Format` is made from its matrix and has
+//   Matrix
+//   kUnitInputs            inputs whose codes are in one unit of 64 bytes
+//   kWords                 words of 32 bits that hold as many codes of x
+//   start(x, at)           what the sum of block `at` of x begins with
+//   Word                   what is decoded of 32 bits of x a row
+//   decode<i>(unit)        weights in whole numbers: what meets word i of x
+//   dot(sum, weights, x)   sum + the products of a word
+#pragma once
+
+#include <immintrin.h>
+
+#include "../prefetch.h"
+#include "arranged_layout.h"
+#include "unroll.h"
+
+namespace shardloom::avx512 {
+namespace {
+
+template <class Format>
+struct Arranged {
+  using Matrix = typename Format::Matrix;
+
+  // Rows of x that share what was decoded, and groups that share a word of x: broadcasts from memory would bound a tile of
+  // one group. The sums of a block, with what is decoded, fit into 32 registers.
+  static constexpr int kTileRows = 8;
+  static constexpr int kTileGroups = 2;
+  // Sums of a tile that have room in registers beside those of a block; more lie in memory, where each block adds to them.
+  static constexpr int kTotalsInRegisters = 8;
+  // Codes of so many groups stay in the nearer caches while all tiles of x pass by.
+  static constexpr std::int64_t kPassBytes = 128 * 1024;
+  // How far ahead codes are requested, where so few rows of x use them that reading them takes longest.
+  static constexpr std::int64_t kAheadBytes = 4096;
+  static constexpr int kPrefetchRows = 4;
+
+  // Independent sums of a row of x and a group: a chain of dependent ones would be slower than memory.
+  template <int M>
+  static constexpr int chains() {
+    return M == 1 ? Format::kWords : M == 2 && Format::kWords > 1 ? 2 : 1;
+  }
+
+  // What a tile knows of x: pointers to its first row.
+  struct Rows {
+    const char* codes;
+    std::int64_t code_stride;
+    const float* scales;
+    const float* sums;
+    const std::int32_t* starts;
+    std::int64_t blocks;
+  };
+
+  static Rows rows_from(const QuantizedRows& x, std::int64_t first) {
+    const std::int64_t at = first * x.blocks;
+    return {static_cast<const char*>(x.codes) + first * x.code_stride, x.code_stride, x.scales + at, x.sums + at,
+            x.starts + at, x.blocks};
+  }
+
+  static __m512i word_at(const char* codes) {
+    std::int32_t word;
+    std::memcpy(&word, codes, sizeof word);
+    return _mm512_set1_epi32(word);
+  }
+
+  // The sums of one block of inputs, `offset` bytes into the codes of a row of x: sums[m * G + g].
+  template <int M, int G>
+  __attribute__((always_inline)) static inline void block_sums(const Format& format, const std::uint8_t* const (&units)[G],
+                                                               std::int64_t unit_bytes, const Rows& x, std::int64_t block,
+                                                               std::int64_t offset, __m512i (&sums)[M * G]) {
+    constexpr int kChains = chains<M>();
+    __m512i chain[M * G * kChains];
+    repeat<M>([&](auto m) {
+      const __m512i start = Format::start(x.starts, m * x.blocks + block);
+      repeat<G>([&](auto g) {
+        chain[(m * G + g) * kChains] = start;
+        repeat<kChains - 1>([&](auto c) { chain[(m * G + g) * kChains + 1 + c] = _mm512_setzero_si512(); });
+      });
+    });
+    const char* codes = x.codes + offset;
+    for (std::int64_t at = 0; at < unit_bytes; at += kUnitBytes) {
+      if constexpr (M <= kPrefetchRows) repeat<G>([&](auto g) { prefetch(units[g] + at + kAheadBytes); });
+      repeat<Format::kWords>([&](auto w) {
+        typename Format::Word words[G];
+        repeat<G>([&](auto g) { words[g] = format.template decode<w>(units[g] + at); });
+        repeat<M>([&](auto m) {
+          const __m512i word = word_at(codes + m * x.code_stride + w * 4);
+          repeat<G>([&](auto g) {
+            constexpr int kAt = (m * G + g) * kChains + w % kChains;
+            chain[kAt] = Format::dot(chain[kAt], words[g], word);
+          });
+        });
+      });
+      codes += Format::kWords * 4;
+    }
+    repeat<M * G>([&](auto i) {
+      sums[i] = chain[i * kChains];
+      repeat<kChains - 1>([&](auto c) { sums[i] = _mm512_add_epi32(sums[i], chain[i * kChains + 1 + c]); });
+    });
+  }
+
+  // totals[m * G + g] += values[m] * columns[g], fused; with `sums`, times these.
+  template <int M, int G>
+  static inline void add_products(const float* values, std::int64_t stride, const __m512 (&columns)[G],
+                                  const __m512i* sums, __m512 (&totals)[M * G]) {
+    repeat<M>([&](auto m) {
+      const __m512 value = _mm512_set1_ps(values[m * stride]);
+      repeat<G>([&](auto g) {
+        constexpr int kAt = m * G + g;
+        if (sums == nullptr) {
+          totals[kAt] = _mm512_fmadd_ps(value, columns[g], totals[kAt]);
+        } else {
+          totals[kAt] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[kAt]), _mm512_mul_ps(value, columns[g]), totals[kAt]);
+        }
+      });
+    });
+  }
+
+  static inline void keep_in_memory(void* values) { __asm__ volatile("" : : "r"(values) : "memory"); }
+
+  template <int G>
+  static void load_columns(const float* const (&from)[G], std::int64_t at, __m512 (&columns)[G]) {
+    repeat<G>([&](auto g) { columns[g] = _mm512_loadu_ps(from[g] + at); });
+  }
+
+  // M rows of x by G groups.
+  template <int M, int G, bool kMinimums>
+  static void tile(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, std::int64_t first_group,
+                   std::int64_t first_row) {
+    const Rows x = rows_from(args.x, first_row);
+    const std::int64_t unit_bytes = args.x.block / Format::kUnitInputs * kUnitBytes;
+    const std::int64_t per_scale = weight.block_size / args.x.block;
+    const std::int64_t code_bytes = unit_bytes / kUnitBytes * Format::kWords * 4;
+    const std::int64_t scale_ahead = kAheadBytes / (unit_bytes * per_scale) * kGroupRows;
+    const std::uint8_t* units[G];
+    const float* scales[G];
+    const float* minimums[G];
+    repeat<G>([&](auto g) {
+      const Group group = group_at(weight, first_group + g);
+      units[g] = group.codes;
+      scales[g] = group.scales;
+      minimums[g] = group.minimums;
+    });
+    __m512 totals[M * G];
+    repeat<M * G>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
+    // Without this, the compiler moves these to registers, and sums of the inner loop to memory for them.
+    if constexpr (M * G > kTotalsInRegisters) keep_in_memory(totals);
+    std::int64_t at = 0;
+    std::int64_t left = per_scale;
+    for (std::int64_t block = 0; block < x.blocks; block++) {
+      __m512i sums[M * G];
+      block_sums<M, G>(format, units, unit_bytes, x, block, block * code_bytes, sums);
+      __m512 columns[G];
+      load_columns(scales, at, columns);
+      add_products<M, G>(x.scales + block, x.blocks, columns, sums, totals);
+      if constexpr (kMinimums) {
+        load_columns(minimums, at, columns);
+        add_products<M, G>(x.sums + block, x.blocks, columns, nullptr, totals);
+      }
+      repeat<G>([&](auto g) {
+        units[g] += unit_bytes;
+        if constexpr (M <= kPrefetchRows) prefetch(scales[g] + at + scale_ahead);
+        if constexpr (M <= kPrefetchRows && kMinimums) prefetch(minimums[g] + at + scale_ahead);
+      });
+      if constexpr (M * G > kTotalsInRegisters) keep_in_memory(totals);
+      left -= 1;
+      at += left == 0 ? kGroupRows : 0;
+      left = left == 0 ? per_scale : left;
+    }
+    repeat<G>([&](auto g) {
+      const std::int64_t output = (first_group + g) * kGroupRows;
+      const std::int64_t rows = weight.outputs - output;
+      const auto mask = static_cast<__mmask16>(rows < kGroupRows ? (1u << rows) - 1u : 0xffffu);
+      repeat<M>([&](auto m) {
+        __m512 total = totals[m * G + g];
+        if (args.bias != nullptr) total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(mask, args.bias + output));
+        _mm512_mask_storeu_ps(args.out + (first_row + m) * args.out_stride + output, mask, total);
+      });
+    });
+  }
+
+  template <int M, bool kMinimums>
+  static void row_tile(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, Range groups,
+                       std::int64_t first_row) {
+    constexpr int kGroups = M == 1 ? 1 : kTileGroups;
+    std::int64_t g = groups.begin;
+    for (; g + kGroups <= groups.end; g += kGroups) {
+      tile<M, kGroups, kMinimums>(args, format, weight, g, first_row);
+    }
+    for (; g < groups.end; g++) tile<M, 1, kMinimums>(args, format, weight, g, first_row);
+  }
+
+  // `rows` rows of x from `first_row` on, at most M, with a range of groups.
+  template <int M>
+  static void row_tiles(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, Range groups,
+                        std::int64_t first_row, std::int64_t rows) {
+    if (rows == M) {
+      if (weight.minimums == nullptr) return row_tile<M, false>(args, format, weight, groups, first_row);
+      row_tile<M, true>(args, format, weight, groups, first_row);
+    } else if constexpr (M > 1) {
+      row_tiles<M - 1>(args, format, weight, groups, first_row, rows);
+    }
+  }
+
+  static void linear(const ArrangedLinearArgs& args, const Matrix& weight, Range groups) {
+    const Format format(weight);
+    const std::int64_t tile_count = (args.rows + kTileRows - 1) / kTileRows;
+    const std::int64_t fitting = weight.group_bytes == 0 ? 1 : kPassBytes / weight.group_bytes;
+    const std::int64_t pass_groups = fitting < kTileGroups ? kTileGroups : fitting / kTileGroups * kTileGroups;
+    const std::int64_t step = tile_count == 1 ? groups.end - groups.begin : pass_groups;
+    for (std::int64_t g = groups.begin; g < groups.end; g += step) {
+      const Range pass = {g, g + step < groups.end ? g + step : groups.end};
+      for (std::int64_t i = 0; i < tile_count; i++) {
+        const std::int64_t first = args.rows * i / tile_count;
+        row_tiles<kTileRows>(args, format, weight, pass, first, args.rows * (i + 1) / tile_count - first);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace shardloom::avx512
