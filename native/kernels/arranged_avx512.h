@@ -6,6 +6,7 @@
 //   kUnitInputs            inputs whose codes are in one unit of 64 bytes
 //   kWords                 words of 32 bits that hold as many codes of x
 //   start(x, at)           what the sum of block `at` of x begins with
+//   kTileRows              most rows of x in a tile: with more, sums would not stay in registers
 //   Word                   what is decoded of 32 bits of x a row
 //   decode<i>(unit)        weights in whole numbers: what meets word i of x
 //   dot(sum, weights, x)   sum + the products of a word
@@ -26,7 +27,7 @@ struct Arranged {
 
   // Rows of x that share what was decoded, and groups that share a word of x: broadcasts from memory would bound a tile of
   // one group. The sums of a block, with what is decoded, fit into 32 registers.
-  static constexpr int kTileRows = 8;
+  static constexpr int kTileRows = Format::kTileRows;
   static constexpr int kTileGroups = 2;
   // Sums of a tile that have room in registers beside those of a block; more lie in memory, where each block adds to them.
   static constexpr int kTotalsInRegisters = 8;

@@ -12,6 +12,7 @@ struct Code4Int16 {
   using Matrix = ArrangedCode4;
   static constexpr int kUnitInputs = kCode4UnitInputs;
   static constexpr int kWords = 4;
+  static constexpr int kTileRows = 4;
   using Word = __m512i;
 
   __m512i table;

@@ -17,6 +17,7 @@ struct Code4Int8 {
   using Matrix = ArrangedCode4;
   static constexpr int kUnitInputs = kCode4UnitInputs;
   static constexpr int kWords = 2;
+  static constexpr int kTileRows = 8;
   using Word = __m512i;
 
   __m512i table;
