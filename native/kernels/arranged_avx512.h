@@ -33,9 +33,9 @@ struct Arranged {
   static constexpr int kTotalsInRegisters = 8;
   // Codes of so many groups stay in the nearer caches while all tiles of x pass by.
   static constexpr std::int64_t kPassBytes = 128 * 1024;
-  // How far ahead codes are requested, where so few rows of x use them that reading them takes longest.
+  // How far ahead codes are requested.
   static constexpr std::int64_t kAheadBytes = 4096;
-  static constexpr int kPrefetchRows = 4;
+  static constexpr int kPrefetchRows = 8;
 
   // Independent sums of a row of x and a group: a chain of dependent ones would be slower than memory.
   template <int M>
