@@ -113,14 +113,16 @@ describe("the code in the documentation", () => {
   });
 
   it("README.md shows flags and commands that exist", async () => {
-    const help = (await Promise.all(["generate", "chat", "score", "quantize"].map((name) => cli(["help", name])))).map(
-      ({ stdout }) => stdout,
-    );
-    const known = new Set(help.join("\n").match(/--[a-z][a-z-]*/g));
     const shell = blocks(page("README.md"), "sh").join("\n").split("\n");
     const lines = shell.filter((line) => line.includes("npx shardloom"));
     assert.ok(lines.length >= 4);
     for (const line of lines) {
+      const [, words = ""] = /npx shardloom ((?:[a-z]+ ?)+)/.exec(line) ?? [];
+      const { code, stdout } = await cli(["help", ...words.trim().split(" ").slice(0, 1)]);
+      assert.equal(code, 0, line);
+      // Of a command with commands of its own, those as well.
+      const own = words.trim().split(" ").length > 1 ? (await cli([...words.trim().split(" "), "--help"])).stdout : "";
+      const known = new Set(`${stdout}${own}`.match(/--[a-z][a-z-]*/g));
       for (const flag of line.match(/--[a-z][a-z-]*/g) ?? []) assert.ok(known.has(flag), `${flag} in: ${line}`);
     }
   });
