@@ -90,8 +90,8 @@ constexpr KernelTable kAvx512 = {
     .arranged_code4_int16 = avx512::arranged_code4_int16,
     .arranged_code4_int8 = avx512::arranged_code4_int8,
     .arranged_code4_f32 = portable::arranged_code4_f32,
-    .arranged_int8_int16 = avx2::arranged_int8_int16,
-    .arranged_int8_int8 = avx2::arranged_int8_int8,
+    .arranged_int8_int16 = avx512::arranged_int8_int16,
+    .arranged_int8_int8 = avx512::arranged_int8_int8,
     .arranged_int8_f32 = portable::arranged_int8_f32,
     .embedding_arranged_code4 = portable::embedding_arranged_code4,
     .embedding_arranged_int8 = portable::embedding_arranged_int8,
@@ -120,6 +120,8 @@ constexpr KernelTable avx512_with_vnni() {
   table.isa = "avx512vnni";
   table.arranged_code4_int16 = avx512vnni::arranged_code4_int16;
   table.arranged_code4_int8 = avx512vnni::arranged_code4_int8;
+  table.arranged_int8_int16 = avx512vnni::arranged_int8_int16;
+  table.arranged_int8_int8 = avx512vnni::arranged_int8_int8;
   return table;
 }
 constexpr KernelTable kAvx512Vnni = avx512_with_vnni();

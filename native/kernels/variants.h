@@ -75,6 +75,8 @@ void quantize_int16(const QuantizeArgs& args, Range rows);
 void quantize_int8(const QuantizeArgs& args, Range rows);
 void arranged_code4_int16(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
 void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_int8_int16(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
+void arranged_int8_int8(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
 void rms_norm(const NormArgs& args, Range rows);
 void add_rms_norm(const NormArgs& args, Range rows);
 void head_norm(const HeadNormArgs& args, Range rows);
@@ -96,6 +98,8 @@ namespace shardloom::avx512vnni {
 
 void arranged_code4_int16(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
 void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& weight, Range groups);
+void arranged_int8_int16(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
+void arranged_int8_int8(const ArrangedLinearArgs& args, const ArrangedInt8& weight, Range groups);
 
 }  // namespace shardloom::avx512vnni
 

@@ -1,0 +1,32 @@
+// Arranged 8-bit codes on AVX-512. `Dot` says how words of 16 bits are multiplied and summed.
+#pragma once
+
+#include "arranged_avx512.h"
+
+namespace shardloom::avx512 {
+namespace {
+
+// Codes as 16 bits: of each row's four those in bytes 0 and 2, then those in bytes 1 and 3.
+template <class Dot>
+struct Int8Int16 {
+  using Matrix = ArrangedInt8;
+  static constexpr int kUnitInputs = kInt8UnitInputs;
+  static constexpr int kWords = 2;
+  static constexpr int kTileRows = 8;
+  using Word = __m512i;
+
+  explicit Int8Int16(const ArrangedInt8&) {}
+
+  static __m512i start(const std::int32_t*, std::int64_t) { return _mm512_setzero_si512(); }
+
+  template <int kWord>
+  Word decode(const std::uint8_t* unit) const {
+    const __m512i codes = _mm512_loadu_si512(unit);
+    return _mm512_srai_epi16(kWord == 0 ? _mm512_slli_epi16(codes, 8) : codes, 8);
+  }
+
+  static __m512i dot(__m512i sum, __m512i weights, __m512i x) { return Dot::pairs(sum, weights, x); }
+};
+
+}  // namespace
+}  // namespace shardloom::avx512
