@@ -12,7 +12,7 @@ struct Int8Int16 {
   using Matrix = ArrangedInt8;
   static constexpr int kUnitInputs = kInt8UnitInputs;
   static constexpr int kWords = 2;
-  static constexpr int kTileRows = 8;
+  static constexpr int kTileRows = 4;
   using Word = __m512i;
 
   explicit Int8Int16(const ArrangedInt8&) {}

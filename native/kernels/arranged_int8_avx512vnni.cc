@@ -16,7 +16,7 @@ struct Int8Int8 {
   using Matrix = ArrangedInt8;
   static constexpr int kUnitInputs = kInt8UnitInputs;
   static constexpr int kWords = 1;
-  static constexpr int kTileRows = 12;
+  static constexpr int kTileRows = 8;
   using Word = __m512i;
 
   explicit Int8Int8(const ArrangedInt8&) {}
