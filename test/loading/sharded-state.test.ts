@@ -99,7 +99,7 @@ describe("a sharded state", () => {
     const [prompt] = readGolden(fixture("tiny/llama/nf4-dq.golden.json")).prompts;
     assert.ok(prompt !== undefined);
     for (const tensorParallelSize of [1, 2, 3]) {
-      const engine = await launch({ model: state, tensorParallelSize });
+      const engine = await launch({ model: state, tensorParallelSize, activations: "f32" });
       try {
         const sampling = { maxTokens: prompt.generatedIds.length, logprobs: 20, ignoreEndOfSequence: true };
         expectGolden(await collect(engine, prompt.promptIds, sampling), prompt, 1e-3, `tp ${tensorParallelSize}`);
