@@ -123,7 +123,9 @@ export function formatsOf({ modelLoaders, quantization, checkpointQuantizers }: 
   const own = createRegistries();
   return [
     ...modelLoaders.formats.filter((name) => !own.modelLoaders.formats.includes(name)).map((name) => `loader ${name}`),
-    ...quantization.names.map((name) => `quantization ${name}`),
+    ...quantization.names
+      .filter((name) => !own.quantization.names.includes(name))
+      .map((name) => `quantization ${name}`),
     ...checkpointQuantizers.formats.map((name) => `quantizer ${name}`),
   ];
 }
