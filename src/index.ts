@@ -248,6 +248,7 @@ export interface PlanOptions extends CapacityOptions {
   readonly quantizationOptions?: JsonObject | undefined;
   readonly dtype?: "auto" | FloatDType | undefined;
   readonly kvCacheDtype?: FloatDType | undefined;
+  readonly collectivePayload?: CollectivePayload | undefined;
   /** Memory that everything has to fit into, in bytes. Default: this machine's. */
   readonly memoryBytes?: number | undefined;
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
@@ -275,6 +276,7 @@ export async function plan(options: PlanOptions): Promise<ModelPlan> {
       quantization: choiceOf(options),
       dtype: dtype === "auto" ? dtype : checkDtype("dtype", dtype),
       kvCacheDtype,
+      collectivePayload: checkCollectivePayload(options.collectivePayload ?? "f32"),
       capacity: options,
       ...(memoryBytes === undefined ? {} : { memoryBytes: checkCount("memoryBytes", memoryBytes) }),
     },

@@ -4,6 +4,7 @@
  */
 import { totalmem } from "node:os";
 import type { WeightMap } from "../checkpoint/index-file.js";
+import type { CollectivePayload } from "../collectives/payload.js";
 import type { FloatDType } from "../core/dtype.js";
 import { PartitionError } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
@@ -37,6 +38,7 @@ export interface ModelPlanOptions {
   readonly quantization: QuantizationChoice | null;
   readonly dtype: "auto" | FloatDType;
   readonly kvCacheDtype: FloatDType;
+  readonly collectivePayload: CollectivePayload;
   /** Sizes as for an engine. With `maxModelLength` the KV cache is that of `maxSequences` whole sequences. */
   readonly capacity: CapacityOptions;
   /** Memory that there is for everything. Default: this machine's. */
@@ -135,6 +137,7 @@ export async function planModel(wanted: ModelPlanOptions, registries: Registries
     quantization: quantization ?? null,
     dtype: options.dtype === "auto" ? model.dtype : options.dtype,
     kvCacheDtype: options.kvCacheDtype,
+    collectivePayload: options.collectivePayload,
     activations: "f32",
     ...(capacity ?? LEAST_CAPACITY),
   };

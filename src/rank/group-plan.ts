@@ -37,7 +37,7 @@ export async function planGroup(options: RankOptions, registries: Registries): P
     try {
       const runner = await ModelRunner.load(options, rank, { registries, kernels, steps: [step] });
       ranks.push(rankOwnership(runner.loaded));
-      decode ??= exchangeOf(runner, step, worldSize);
+      decode ??= exchangeOf(runner, step, options);
     } catch (error) {
       throw withRank(error, rank);
     }
@@ -49,7 +49,7 @@ export async function planGroup(options: RankOptions, registries: Registries): P
 }
 
 /** Walks one rank through a decode step. What it asks of the others says what all of them exchange. */
-function exchangeOf(runner: ModelRunner, { views }: Step, worldSize: number): StepExchange {
+function exchangeOf(runner: ModelRunner, { views }: Step, { worldSize, collectivePayload }: RankOptions): StepExchange {
   for (const entry of [STEP_TOKENS, STEP_SEQUENCES, STEP_OUTPUTS]) views.header[entry] = 1;
   // Greedy, and no log-probabilities: ranks exchange maxima, not rows.
   views.logprobCounts[0] = -1;
@@ -58,7 +58,7 @@ function exchangeOf(runner: ModelRunner, { views }: Step, worldSize: number): St
   for (const request of runner.runStep()) {
     collectives++;
     for (let rank = 0; rank < worldSize; rank++) {
-      bytesByRank[rank] = (bytesByRank[rank] ?? 0) + payloadBytes(request, rank);
+      bytesByRank[rank] = (bytesByRank[rank] ?? 0) + payloadBytes(request, rank, collectivePayload);
     }
   }
   return { sequences: 1, collectives, bytesByRank };

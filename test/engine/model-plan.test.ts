@@ -75,6 +75,15 @@ describe("the plan of a model", () => {
     );
   });
 
+  it("counts what ranks exchange in the payload that they send", async () => {
+    const sizes = { model: LLAMA, tensorParallelSize: 2 };
+    const [whole, half] = [await plan(sizes), await plan({ ...sizes, collectivePayload: "bf16" })];
+    const bytesOf = (made: ModelPlan): number => made.decode?.bytesByRank[0] ?? 0;
+    // All but the likeliest ids are sums of hidden states: two a layer, and that of the embedding.
+    const { layers = 0, hiddenSize = 0 } = whole.model ?? {};
+    assert.equal(bytesOf(whole) - bytesOf(half), 2 * (2 * layers + 1) * hiddenSize);
+  });
+
   it("says which layers are split unevenly, and how", async () => {
     const made = await plan({ model: fixture("configs/qwen2.5-72b.json"), tensorParallelSize: 3, memoryBytes: 1e12 });
     assert.deepEqual(made.problems, []);
