@@ -1,7 +1,7 @@
 /** A file read at given positions, synchronously: a rank has nothing else to do while its weights arrive. */
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { CheckpointError, invariant } from "../core/errors.js";
-import { nativeAddon } from "../core/native-addon.js";
+import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import { type BlockLayout, type BlockRuns, codeBytes, type SplitBlocks, splitBlocks } from "./block-layout.js";
 
 /** What `fs.readSync` does; a test passes one that reads less than it is asked for. */
@@ -93,7 +93,7 @@ export class RandomAccessFile {
   read(destination: Uint8Array, position: number, tensor?: string): void {
     const fd = this.#descriptor();
     if (this.#native && destination.length >= MIN_NATIVE_BYTES) {
-      this.#readNative(fd, destination, { position, runBytes: destination.length, stride: 0, runs: 1 }, tensor);
+      this.#readRunsNative(fd, destination, { position, runBytes: destination.length, stride: 0, runs: 1 }, tensor);
       return;
     }
     let done = 0;
@@ -114,7 +114,7 @@ export class RandomAccessFile {
   readRuns(destination: Uint8Array, strided: StridedRuns, tensor?: string): void {
     const { position, runBytes, stride, runs } = strided;
     if (this.#native && runs > 1) {
-      this.#readNative(this.#descriptor(), destination, strided, tensor);
+      this.#readRunsNative(this.#descriptor(), destination, strided, tensor);
       return;
     }
     for (let run = 0; run < runs; run++) {
@@ -147,6 +147,33 @@ export class RandomAccessFile {
     }
   }
 
+  /** Has the addon read runs; `read` returns the bytes before the first that the file does not have. */
+  #readNative(
+    { position, runBytes, stride, runs }: StridedRuns,
+    tensor: string | undefined,
+    read: (addon: NativeAddon) => number,
+  ): void {
+    const native = nativeAddon();
+    invariant(native.loaded, `${this.path} was opened with the addon, which is gone`);
+    let received = 0;
+    this.#observer?.readBegins();
+    try {
+      received = read(native.addon);
+    } catch (error) {
+      throw readFailed(this.path, error, tensor);
+    } finally {
+      this.#observer?.readEnds(received);
+    }
+    if (received === runBytes * runs) return;
+    const run = Math.floor(received / runBytes);
+    throw shortRead(this.path, tensor, runBytes, position + run * stride, received - run * runBytes);
+  }
+
+  #readRunsNative(fd: number, destination: Uint8Array, strided: StridedRuns, tensor: string | undefined): void {
+    const { position, runBytes, stride, runs } = strided;
+    this.#readNative(strided, tensor, (addon) => addon.readRuns(fd, position, runBytes, stride, runs, destination));
+  }
+
   #readBlocksNative(
     fd: number,
     layout: BlockLayout,
@@ -154,13 +181,9 @@ export class RandomAccessFile {
     { codes, headers }: SplitBlocks,
     tensor: string | undefined,
   ): void {
-    const native = nativeAddon();
-    invariant(native.loaded, `${this.path} was opened with the addon, which is gone`);
     const { blockBytes, codesOffset, groups, groupBytes, codeBits, headerOffset, headerBytes } = layout;
-    let received = 0;
-    this.#observer?.readBegins();
-    try {
-      received = native.addon.readBlocks(
+    this.#readNative({ position, runBytes: blocks * blockBytes, stride, runs }, tensor, (addon) =>
+      addon.readBlocks(
         fd,
         position,
         blocks,
@@ -175,34 +198,8 @@ export class RandomAccessFile {
         headerBytes,
         codes,
         headers,
-      );
-    } catch (error) {
-      throw readFailed(this.path, error, tensor);
-    } finally {
-      this.#observer?.readEnds(received);
-    }
-    const runBytes = blocks * blockBytes;
-    if (received === runBytes * runs) return;
-    const run = Math.floor(received / runBytes);
-    throw shortRead(this.path, tensor, runBytes, position + run * stride, received - run * runBytes);
-  }
-
-  #readNative(fd: number, destination: Uint8Array, strided: StridedRuns, tensor: string | undefined): void {
-    const { position, runBytes, stride, runs } = strided;
-    const native = nativeAddon();
-    invariant(native.loaded, `${this.path} was opened with the addon, which is gone`);
-    let received = 0;
-    this.#observer?.readBegins();
-    try {
-      received = native.addon.readRuns(fd, position, runBytes, stride, runs, destination);
-    } catch (error) {
-      throw readFailed(this.path, error, tensor);
-    } finally {
-      this.#observer?.readEnds(received);
-    }
-    if (received === destination.length) return;
-    const run = Math.floor(received / runBytes);
-    throw shortRead(this.path, tensor, runBytes, position + run * stride, received - run * runBytes);
+      ),
+    );
   }
 
   #descriptor(): number {
