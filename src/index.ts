@@ -16,6 +16,7 @@ import { isDType, isFloat } from "./core/dtype.js";
 import { describeValue, OptionError } from "./core/errors.js";
 import type { JsonObject } from "./core/json.js";
 import { createLogger } from "./core/logger.js";
+import { readMemory } from "./core/machine-memory.js";
 import { readTopology } from "./core/machine-topology.js";
 import { checkWorldSize } from "./core/rank.js";
 import { type CapacityOptions, LEAST_CAPACITY, planCapacity } from "./engine/capacity.js";
@@ -86,6 +87,7 @@ export {
   slowestTensors,
 } from "./loading/load-profile.js";
 export { SUPPORTED_ARCHITECTURES } from "./models/registry.js";
+export type { Placement, RankPlace } from "./parallel/placement.js";
 export type { StepExchange } from "./rank/group-plan.js";
 export type { RankReport } from "./rank/model-runner.js";
 
@@ -186,7 +188,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const loader = registries.modelLoaders.select(path, options.loadFormat);
   const description = await loader.describe(path);
   const config = selectFamily(description.config).parseConfig(description.config);
-  const chosen = wanted === "auto" ? chooseWorldSize(readTopology(), config.kvHeads) : null;
+  const chosen = wanted === "auto" ? chooseWorldSize(readTopology(), readMemory(), config.kvHeads) : null;
   if (chosen !== null) logger.info(chosen, "chose the number of ranks");
   const worldSize = chosen?.worldSize ?? checkWorldSize(wanted);
   const quantization = registries.quantization.select(description.config, choiceOf(options));
@@ -242,6 +244,9 @@ export interface PlanOptions extends CapacityOptions {
   readonly revision?: string | undefined;
   /** As for launch(). Default 1. */
   readonly tensorParallelSize?: number | "auto" | undefined;
+  /** As for launch(): the plan says what ranks would get on this machine. */
+  readonly threadsPerRank?: number | "auto" | undefined;
+  readonly pinning?: boolean | undefined;
   readonly plugins?: readonly string[] | undefined;
   readonly loadFormat?: string | undefined;
   readonly quantization?: string | undefined;
@@ -249,7 +254,7 @@ export interface PlanOptions extends CapacityOptions {
   readonly dtype?: "auto" | FloatDType | undefined;
   readonly kvCacheDtype?: FloatDType | undefined;
   readonly collectivePayload?: CollectivePayload | undefined;
-  /** Memory that everything has to fit into, in bytes. Default: this machine's. */
+  /** Memory that everything has to fit into, in bytes. Default: what this process may use. */
   readonly memoryBytes?: number | undefined;
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -272,6 +277,8 @@ export async function plan(options: PlanOptions): Promise<ModelPlan> {
     {
       path,
       worldSize,
+      threadsPerRank: checkThreadsPerRank(options.threadsPerRank ?? "auto"),
+      pinning: checkPinning(options.pinning),
       loadFormat,
       quantization: choiceOf(options),
       dtype: dtype === "auto" ? dtype : checkDtype("dtype", dtype),

@@ -1,6 +1,7 @@
 /** `shardloom bench decode`: how fast a model decodes one sequence, and what the time of a step goes to. */
 import type { Command } from "commander";
-import { InternalError } from "../core/errors.js";
+import { InternalError, OptionError } from "../core/errors.js";
+import { readMemory } from "../core/machine-memory.js";
 import { readTopology } from "../core/machine-topology.js";
 import { type Engine, type GenerationRequest, type GenerationTimings, profileSince } from "../index.js";
 import { chooseWorldSize } from "../parallel/world-size.js";
@@ -14,7 +15,7 @@ import { breakdownLines, decodeBreakdown, type RankBreakdown, type RankLimits } 
 
 interface DecodeFlags extends ModelFlags {
   readonly prompt?: string;
-  readonly promptIds: readonly number[];
+  readonly promptIds?: readonly number[];
   readonly tokens: number;
   readonly runs: number;
   readonly breakdown?: boolean;
@@ -44,8 +45,8 @@ export function addBenchCommand(program: Command, context: CommandContext): void
   const command = bench.command("decode").description("decoding one sequence, token by token");
   command
     .optionsGroup("Bench:")
-    .option("-p, --prompt <text>", "a text to continue, instead of a few token ids")
-    .option("--prompt-ids <ids>", "the same as token ids", tokenIds("--prompt-ids"), DEFAULT_PROMPT)
+    .option("-p, --prompt <text>", "a text to continue")
+    .option("--prompt-ids <ids>", "the same as token ids; without either: a few of them", tokenIds("--prompt-ids"))
     .option("--tokens <n>", "tokens to decode in a run", wholeNumber("--tokens", 2), 128)
     .option("--runs <n>", "runs that are measured", wholeNumber("--runs", 1), 3)
     .option("--breakdown", "show what the time of a decode step goes to, rank by rank")
@@ -81,6 +82,7 @@ interface DecodeReport {
 
 async function benchDecode(flags: DecodeFlags, context: CommandContext): Promise<void> {
   const { signal } = context.interruption;
+  checkTogether(flags);
   const limits = flags.breakdown === true ? limitsOf(flags) : { dramGbps: null, fmaGflops: null };
   const { engine, loadMs } = await launchModel(flags, signal, { profileSteps: flags.breakdown === true });
   try {
@@ -93,11 +95,32 @@ async function benchDecode(flags: DecodeFlags, context: CommandContext): Promise
   }
 }
 
+/** Throws OptionError `INVALID_OPTION` for flags that another one makes meaningless. */
+function checkTogether({ prompt, promptIds, breakdown, dramGbps, fmaGflops }: DecodeFlags): void {
+  if (prompt !== undefined && promptIds !== undefined) {
+    throw new OptionError("INVALID_OPTION", "expected --prompt or --prompt-ids but received both", {
+      option: "--prompt-ids",
+      expected: "--prompt or --prompt-ids",
+    });
+  }
+  if (breakdown === true) return;
+  for (const [flag, speed] of [
+    ["--dram-gbps", dramGbps],
+    ["--fma-gflops", fmaGflops],
+  ] as const) {
+    if (speed === undefined) continue;
+    throw new OptionError("INVALID_OPTION", `expected --breakdown beside ${flag} but received none`, {
+      option: flag,
+      expected: "--breakdown",
+    });
+  }
+}
+
 /** Measured before the model is there, while nothing else runs. */
 function limitsOf(flags: DecodeFlags): RankLimits {
   const { tp, threadsPerRank, dramGbps = null, fmaGflops = null } = flags;
   // The model, which may have fewer KV heads than the machine has nodes, is not there yet.
-  const ranks = tp === "auto" ? chooseWorldSize(readTopology(), Number.MAX_SAFE_INTEGER).worldSize : tp;
+  const ranks = tp === "auto" ? chooseWorldSize(readTopology(), readMemory(), Number.MAX_SAFE_INTEGER).worldSize : tp;
   return rankLimits({ ranks, threadsPerRank, dramGbps, fmaGflops });
 }
 
@@ -141,7 +164,7 @@ async function measure(
 
 /** Continues the prompt by `tokens` tokens; the first of them comes from the prompt's own step. */
 async function decode(
-  { prompt, promptIds }: DecodeFlags,
+  { prompt, promptIds = DEFAULT_PROMPT }: DecodeFlags,
   engine: Engine,
   tokens: number,
   signal: AbortSignal,

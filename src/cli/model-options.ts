@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { COLLECTIVE_PAYLOADS, type CollectivePayload } from "../collectives/payload.js";
 import { createLogger } from "../core/logger.js";
-import type { LaunchOptions } from "../index.js";
+import type { LaunchOptions, PlanOptions } from "../index.js";
 import { ACTIVATIONS, type Activations } from "../kernels/activation-levels.js";
 import { defaultPlugins } from "./default-plugins.js";
 import {
@@ -39,22 +39,48 @@ export interface QuantizationFlags {
   readonly quantizationOption?: readonly KeyValue[];
 }
 
-/** The same of a model that is run. */
-export interface ModelFlags extends SourceFlags, QuantizationFlags {
+/** How it is spread over ranks, and what they keep and exchange. */
+export interface RankFlags extends SourceFlags, QuantizationFlags {
   readonly tp: number | "auto";
   readonly threadsPerRank: number | "auto";
   readonly pinning: boolean;
   readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
-  readonly activations: Activations;
   readonly collectivePayload: CollectivePayload;
   readonly kvCacheBytes?: number;
   readonly maxModelLen?: number;
+}
+
+/** The same of a model that is run. */
+export interface ModelFlags extends RankFlags {
+  readonly activations: Activations;
   readonly verifyChecksums: boolean;
 }
 
 /** Flags of a model that is run. */
 export function addModelOptions(command: Command): void {
-  addQuantizationOptions(
+  addRanks(command)
+    .option(
+      "--activations <level>",
+      "how activations meet quantized weights: auto (by instruction set and batch), f32, int16, int8",
+      oneOf("--activations", ACTIVATIONS),
+      "auto",
+    )
+    .option("--no-verify-checksums", "do not verify the checksums of a sharded state");
+  addLoading(command);
+}
+
+/** Flags of a model that would be run: those that what ranks own and exchange depends on. */
+export function addRankOptions(command: Command): void {
+  addLoading(addRanks(command));
+}
+
+/** Flags of a model that is read, for a command that says itself what is done with it. */
+export function addSourceOptions(command: Command): void {
+  addLoading(addModel(command));
+}
+
+function addRanks(command: Command): Command {
+  return addQuantizationOptions(
     addModel(command)
       .option(
         "--tp <ranks>",
@@ -72,26 +98,13 @@ export function addModelOptions(command: Command): void {
   )
     .option("--kv-cache-dtype <type>", "f32, bf16, f16", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
     .option(
-      "--activations <level>",
-      "how activations meet quantized weights: auto (by instruction set and batch), f32, int16, int8",
-      oneOf("--activations", ACTIVATIONS),
-      "auto",
-    )
-    .option(
       "--collective-payload <type>",
       "what ranks send each other to sum: f32, bf16",
       oneOf("--collective-payload", COLLECTIVE_PAYLOADS),
       "f32",
     )
     .option("--kv-cache-bytes <n>", "memory for the KV cache over all ranks", wholeNumber("--kv-cache-bytes", 1))
-    .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1))
-    .option("--no-verify-checksums", "do not verify the checksums of a sharded state");
-  addLoading(command);
-}
-
-/** Flags of a model that is read, for a command that says itself what is done with it. */
-export function addSourceOptions(command: Command): void {
-  addLoading(addModel(command));
+    .option("--max-model-len <tokens>", "longest prompt and answer together", wholeNumber("--max-model-len", 1));
 }
 
 /** Flags of what weights become while a model is loaded. */
@@ -143,8 +156,18 @@ export function logLevelOf(flags: SourceFlags): string | undefined {
   return flags.logLevel ?? (flags.verbose === true ? "info" : undefined);
 }
 
-/** What the flags say to `launch`. A command serves one request at a time, so that is what memory is taken for. */
+/** What the flags say to `launch`. */
 export function launchOptionsOf(flags: ModelFlags): LaunchOptions {
+  return {
+    ...rankOptionsOf(flags),
+    activations: flags.activations,
+    verifyChecksums: flags.verifyChecksums,
+    logLevel: logLevelOf(flags),
+  };
+}
+
+/** What they say to both `launch` and `plan`. A command serves one request at a time, so that is what memory is taken for. */
+export function rankOptionsOf(flags: RankFlags): LaunchOptions & PlanOptions {
   return {
     model: flags.model,
     revision: flags.revision,
@@ -155,13 +178,10 @@ export function launchOptionsOf(flags: ModelFlags): LaunchOptions {
     quantization: flags.quantization,
     quantizationOptions: optionsOf(flags.quantizationOption),
     kvCacheDtype: flags.kvCacheDtype,
-    activations: flags.activations,
     collectivePayload: flags.collectivePayload,
     kvCacheBytes: flags.kvCacheBytes,
     maxModelLength: flags.maxModelLen,
-    verifyChecksums: flags.verifyChecksums,
     maxSequences: 1,
     loadFormat: flags.loadFormat,
-    logLevel: logLevelOf(flags),
   };
 }

@@ -1,15 +1,17 @@
 /** `shardloom plan`: what each rank would own, without loading a weight. */
 import type { Command } from "commander";
+import { defaultKvCacheBytes } from "../engine/capacity.js";
 import { type ModelPlan, plan, type RankPlan } from "../index.js";
 import type { CommandContext } from "./context.js";
 import { EXIT_MODEL } from "./exit-codes.js";
 import { createLoadingBar } from "./loading-bar.js";
-import { addModelOptions, launchOptionsOf, type ModelFlags, pluginsOf } from "./model-options.js";
+import { addRankOptions, pluginsOf, type RankFlags, rankOptionsOf } from "./model-options.js";
 import { wholeNumber } from "./option-values.js";
 import { formatBytes, formatNumber } from "./quantities.js";
+import { inFlags } from "./report-error.js";
 import { type TextColumn, textTable } from "./text-table.js";
 
-interface PlanFlags extends ModelFlags {
+interface PlanFlags extends RankFlags {
   readonly batch?: number;
   readonly memoryBytes?: number;
   readonly json?: boolean;
@@ -19,8 +21,7 @@ const EXPLANATION = `
 Only headers are read: config.json, the index, and the first bytes of each weight file. Where the weight files are not
 there, config.json stands for them. --model may also name a config.json alone.
 
-The KV cache is what generate would take on this machine; with --max-model-len or --batch, what that many whole
-sequences take. The exit code is 3 when the model would not run like this; every reason is printed.
+The KV cache is what generate would take on this machine; with --max-model-len or --batch, what so many whole sequences take. The exit code is 3 when the model would not run like this; every reason is printed.
 
 Example:
   shardloom plan --model ./llama --tp 4 --max-model-len 8192 --batch 16`;
@@ -29,13 +30,13 @@ export function addPlanCommand(program: Command, context: CommandContext): void 
   const command = program
     .command("plan")
     .description("say what each rank would own, and why a model would not run, without loading it");
-  addModelOptions(command);
+  addRankOptions(command);
   command
     .optionsGroup("Plan:")
     .option("--batch <sequences>", "sequences at a time, for the KV cache", wholeNumber("--batch", 1, 4096))
     .option(
       "--memory-bytes <n>",
-      "memory that everything has to fit into; default: this machine's",
+      "memory that everything has to fit into; default: what this process may use",
       wholeNumber("--memory-bytes", 1),
     )
     .optionsGroup("Output:")
@@ -49,8 +50,8 @@ async function runPlan(flags: PlanFlags, { stdout, interruption, exitWith }: Com
   let made: ModelPlan;
   try {
     made = await plan({
-      ...launchOptionsOf(flags),
-      maxSequences: flags.batch,
+      ...rankOptionsOf(flags),
+      ...sizesOf(flags),
       plugins: pluginsOf(flags),
       memoryBytes: flags.memoryBytes,
       signal: interruption.signal,
@@ -62,6 +63,12 @@ async function runPlan(flags: PlanFlags, { stdout, interruption, exitWith }: Com
   if (flags.json === true) await stdout.writeJson(made);
   else await stdout.write(`${linesOf(made).join("\n")}\n`);
   if (made.problems.length > 0) exitWith(EXIT_MODEL);
+}
+
+/** Without a batch or a context, what generate takes: one sequence, as long as the default cache has room for. */
+function sizesOf({ batch, maxModelLen, kvCacheBytes }: PlanFlags) {
+  const asked = batch !== undefined || maxModelLen !== undefined;
+  return { maxSequences: batch ?? 1, kvCacheBytes: kvCacheBytes ?? (asked ? undefined : defaultKvCacheBytes()) };
 }
 
 function linesOf(made: ModelPlan): readonly string[] {
@@ -80,10 +87,23 @@ function headOf({ model, worldSize, quantization, dtype, kvCacheDtype, maxModelL
   }
   const weights = quantization === null ? dtype : `${quantization}, the rest ${dtype}`;
   const sizes =
-    maxModelLength === null ? [] : [`context ${maxModelLength}`, `${made.maxSequences} sequences at a time`];
+    maxModelLength === null
+      ? []
+      : [`context ${maxModelLength}`, `${made.maxSequences} sequence${made.maxSequences === 1 ? "" : "s"} at a time`];
   const dtypes = weights === null ? [] : [`weights ${weights}`, `KV cache ${kvCacheDtype}`];
   lines.push([`${worldSize} rank${worldSize === 1 ? "" : "s"}`, ...dtypes, ...sizes].join(", "));
-  return [...lines, ...made.notes];
+  return [...lines, threadsText(made), ...made.notes.map(inFlags)];
+}
+
+const PINNED: Readonly<Record<ModelPlan["placement"]["pinning"], string>> = {
+  threads: "each on a CPU of its own",
+  nodes: "on the CPUs of their node",
+  none: "on any CPU",
+};
+
+/** `threads here: 2 a rank, each on a CPU of its own (the ranks use the whole machine)` */
+function threadsText({ placement: { threadsPerRank, pinning, reason } }: Pick<ModelPlan, "placement">): string {
+  return `threads here: ${threadsPerRank} a rank, ${PINNED[pinning]} (${reason})`;
 }
 
 const RANK_COLUMNS: readonly TextColumn[] = [
@@ -171,7 +191,7 @@ function exchangeOf({ decode, worldSize }: ModelPlan): readonly string[] {
 
 function verdictOf({ problems, memoryBytes, totalBytes }: ModelPlan): readonly string[] {
   if (problems.length > 0)
-    return ["This would not run:", ...problems.map(({ code, message }) => `- ${code}: ${message}`)];
+    return ["This would not run:", ...problems.map(({ code, message }) => `- ${code}: ${inFlags(message)}`)];
   if (totalBytes === null) return [];
   return [
     `This would run: it takes ${formatNumber((100 * totalBytes) / memoryBytes)}% of ${formatBytes(memoryBytes)} of memory.`,

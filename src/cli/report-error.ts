@@ -17,6 +17,8 @@ const FLAGS: ReadonlyMap<string, string> = new Map([
   ["collectivePayload", "--collective-payload"],
   ["loadFormat", "--load-format"],
   ["logLevel", "--log-level"],
+  ["memoryBytes", "--memory-bytes"],
+  ["maxSequences", "--batch"],
   ["quantization", "--quantization"],
   ["promptTokenIds", "--prompt-ids"],
   ["tokenIds", "--token-ids"],
@@ -37,6 +39,11 @@ export function reportError(error: unknown, verbose: boolean): ErrorReport {
   const code = error instanceof ShardloomError ? error.code : "INTERNAL";
   const line = lineOf(code, messageOf(error));
   return { exitCode, text: verbose ? `${line}${printable(inspect(error))}\n` : line };
+}
+
+/** A finding about options of the API, in terms of the flags that set them. Only names that can be no ordinary word. */
+export function inFlags(message: string): string {
+  return message.replace(/\b[a-z]+[A-Z]\w*/g, (name) => FLAGS.get(name) ?? name);
 }
 
 /** The line of `reportError` alone. */

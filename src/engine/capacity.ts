@@ -2,9 +2,9 @@
  * How much an engine is sized for: the longest sequence, the tokens of a step, the blocks of KV cache. Decided once,
  * from the model, the user's options and the machine's memory, and told to every rank alike.
  */
-import { totalmem } from "node:os";
 import { dtypeBytes, type FloatDType } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
+import { readMemory, usableBytes } from "../core/machine-memory.js";
 import type { ModelConfig } from "../models/model.js";
 import { cdiv, splitHeads } from "../parallel/partition.js";
 import type { StepLimits } from "../rank/step.js";
@@ -17,7 +17,7 @@ export interface CapacityOptions {
   readonly maxSequences?: number | undefined;
   /** Tokens in one step: longer prompts are computed in chunks of this. Default 512. */
   readonly maxTokensPerStep?: number | undefined;
-  /** Memory for the KV cache over all ranks, in bytes. Default: a quarter of the machine's memory, at most 4 GiB. */
+  /** Memory for the KV cache over all ranks, in bytes. Default: a quarter of what the process may use, at most 4 GiB. */
   readonly kvCacheBytes?: number | undefined;
   /** Tokens a block of KV cache holds. Default 16. */
   readonly blockSize?: number | undefined;
@@ -59,7 +59,7 @@ export function planCapacity(
     maxSequences,
     65_536,
   );
-  const kvCacheBytes = options.kvCacheBytes ?? Math.min(DEFAULT_KV_CACHE_BYTES, Math.floor(totalmem() / 4));
+  const kvCacheBytes = options.kvCacheBytes ?? defaultKvCacheBytes();
   check("kvCacheBytes", kvCacheBytes, 1, Number.MAX_SAFE_INTEGER);
   const wanted = check("maxModelLength", options.maxModelLength ?? config.maxPositions, 1, 2 ** 24);
   if (wanted > config.maxPositions) {
@@ -85,6 +85,11 @@ export function planCapacity(
   const maxOutputs = Math.max(maxSequences, Math.min(MIN_OUTPUTS, maxTokens));
   const limits = { maxTokens, maxSequences, maxBlocksPerSequence, maxOutputs, maxLogprobs: MAX_LOGPROBS };
   return { maxModelLength, blockSize, blocks, limits };
+}
+
+/** What an engine takes for the KV cache when nobody says it. */
+export function defaultKvCacheBytes(): number {
+  return Math.min(DEFAULT_KV_CACHE_BYTES, Math.floor(usableBytes(readMemory()) / 4));
 }
 
 /** Bytes of KV cache one token takes over all ranks, replicated KV heads counted as often as they are held. */

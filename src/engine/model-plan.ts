@@ -2,23 +2,24 @@
  * The plan of a model on some ranks: what each will own, what they exchange, and every reason why it would fail, from
  * config.json and the headers of the weight files. No weight is read; without weight files config.json alone will do.
  */
-import { totalmem } from "node:os";
 import type { WeightMap } from "../checkpoint/index-file.js";
 import type { CollectivePayload } from "../collectives/payload.js";
 import type { FloatDType } from "../core/dtype.js";
 import { PartitionError } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
+import { type MachineMemory, readMemory, usableBytes } from "../core/machine-memory.js";
 import { readTopology } from "../core/machine-topology.js";
 import type { Registries } from "../loading/plugins.js";
 import type { ModelConfig, ModelFamily } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
 import type { Range } from "../parallel/partition.js";
+import { type Placement, placeRanks } from "../parallel/placement.js";
 import { chooseWorldSize } from "../parallel/world-size.js";
 import type { QuantizationChoice } from "../quantization/registry.js";
 import { expectedTensors } from "../rank/expected-weights.js";
 import { type GroupPlan, planGroup, type StepExchange } from "../rank/group-plan.js";
 import type { RankOptions } from "../rank/rank-options.js";
-import { type Capacity, type CapacityOptions, LEAST_CAPACITY, planCapacity } from "./capacity.js";
+import { type Capacity, type CapacityOptions, defaultKvCacheBytes, LEAST_CAPACITY, planCapacity } from "./capacity.js";
 import { type Replicated, replicatedIn, type Uneven, unevenIn } from "./plan-sharing.js";
 import { Findings, findSource, type PlanProblem, type PlanSource } from "./plan-source.js";
 
@@ -34,6 +35,9 @@ export interface ModelPlanOptions {
   readonly path: string;
   /** "auto" leaves it to the machine, and the plan says why. */
   readonly worldSize: number | "auto";
+  /** Threads of each rank, and whether they keep to CPUs of their own: as for an engine. */
+  readonly threadsPerRank: number | "auto";
+  readonly pinning?: boolean | undefined;
   readonly loadFormat?: string | undefined;
   readonly quantization: QuantizationChoice | null;
   readonly dtype: "auto" | FloatDType;
@@ -41,7 +45,7 @@ export interface ModelPlanOptions {
   readonly collectivePayload: CollectivePayload;
   /** Sizes as for an engine. With `maxModelLength` the KV cache is that of `maxSequences` whole sequences. */
   readonly capacity: CapacityOptions;
-  /** Memory that there is for everything. Default: this machine's. */
+  /** Memory that there is for everything. Default: what this machine and this process's control group have. */
   readonly memoryBytes?: number | undefined;
 }
 
@@ -90,6 +94,8 @@ export interface ModelPlan {
   /** Where shapes come from: the headers of the weight files, or config.json alone. */
   readonly source: "headers" | "config";
   readonly worldSize: number;
+  /** The threads that ranks would get on this machine, and where. */
+  readonly placement: Placement;
   readonly model: PlannedModel | null;
   readonly quantization: string | null;
   readonly dtype: FloatDType | null;
@@ -122,7 +128,7 @@ export async function planModel(wanted: ModelPlanOptions, registries: Registries
   const model = found.attempt(() => family?.parseConfig(description.config));
   if (family === undefined || model === undefined) return emptyPlan(options, found, source);
   if (wanted.worldSize === "auto") {
-    const { worldSize, reason } = chooseWorldSize(readTopology(), model.kvHeads);
+    const { worldSize, reason } = chooseWorldSize(readTopology(), readMemory(), model.kvHeads);
     options = { ...options, worldSize };
     found.notes.push(`ranks chosen by the machine: ${reason}`);
   }
@@ -149,7 +155,10 @@ export async function planModel(wanted: ModelPlanOptions, registries: Registries
     maxModelLength: capacity?.maxModelLength ?? null,
     maxSequences: capacity?.limits.maxSequences ?? null,
   };
-  return group === undefined ? { ...plan, ...sizes } : { ...plan, ...sizes, ...groupPlan(group, plan, found) };
+  if (group === undefined) return { ...plan, ...sizes };
+  const planned = groupPlan(group, plan, found);
+  if (options.capacity.kvCacheBytes === undefined) checkKvCache(planned.ranks, found);
+  return { ...plan, ...sizes, ...planned };
 }
 
 function expectedNames(family: ModelFamily, config: JsonObject) {
@@ -210,6 +219,7 @@ function emptyPlan(
     loadFormat: source?.loadFormat ?? options.loadFormat ?? "auto",
     source: source?.source ?? "config",
     worldSize: options.worldSize,
+    placement: placementOf(options),
     model,
     quantization: null,
     dtype: null,
@@ -220,7 +230,7 @@ function emptyPlan(
     imbalance: null,
     uniqueBytes: null,
     totalBytes: null,
-    memoryBytes: options.memoryBytes ?? totalmem(),
+    memoryBytes: options.memoryBytes ?? usableBytes(readMemory()),
     replicated: [],
     uneven: [],
     decode: null,
@@ -229,7 +239,35 @@ function emptyPlan(
   };
 }
 
-function groupPlan({ ownership, decode }: GroupPlan, { memoryBytes }: ModelPlan, { problems }: Findings) {
+function placementOf({ worldSize: ranks, threadsPerRank, pinning }: PlannedOptions): Placement {
+  return placeRanks(readTopology(), { ranks, threadsPerRank, pinning });
+}
+
+/** An engine that is told nothing about it takes no more than its default. */
+function checkKvCache(ranks: readonly RankPlan[], { notes }: Findings): void {
+  const needed = ranks.reduce((sum, { kvCacheBytes }) => sum + kvCacheBytes, 0);
+  const most = defaultKvCacheBytes();
+  if (needed <= most) return;
+  notes.push(
+    `a KV cache of ${needed} bytes has to be asked for with kvCacheBytes: by default it takes at most ${most}`,
+  );
+}
+
+/** Where a rank needs more than the memory of its node has. That runs, and reads the rest from another node's. */
+function checkNodes(ranks: readonly RankPlan[], { placement }: ModelPlan, { nodes }: MachineMemory, found: Findings) {
+  for (const { id, totalBytes } of nodes) {
+    const own = ranks.filter(({ rank }) => placement.places[rank]?.node === id);
+    const needed = own.reduce((sum, rank) => sum + rank.totalBytes, 0);
+    if (needed <= totalBytes) continue;
+    const names = own.map(({ rank }) => rank).join(", ");
+    found.notes.push(
+      `NUMA node ${id} has ${totalBytes} bytes of memory for the ${needed} of rank ${names}: the rest lies farther away`,
+    );
+  }
+}
+
+function groupPlan({ ownership, decode }: GroupPlan, plan: ModelPlan, found: Findings) {
+  const { memoryBytes } = plan;
   const ranks = ownership.ranks.map((rank, i): RankPlan => {
     const { parameterBytes, kvCacheBytes, activationBytes } = rank;
     return {
@@ -251,8 +289,9 @@ function groupPlan({ ownership, decode }: GroupPlan, { memoryBytes }: ModelPlan,
   const totalBytes = ranks.reduce((sum, rank) => sum + rank.totalBytes, 0);
   if (totalBytes > memoryBytes) {
     const message = `all ranks together need ${totalBytes} bytes of memory, but there are ${memoryBytes}`;
-    problems.push({ code: "OUT_OF_MEMORY", message });
+    found.problems.push({ code: "OUT_OF_MEMORY", message });
   }
+  checkNodes(ranks, plan, readMemory(), found);
   return {
     ranks,
     imbalance: ownership.imbalance,

@@ -70,4 +70,19 @@ describe("shardloom bench decode", () => {
     assert.equal(code, 2);
     assert.match(stderr, /error\[INVALID_OPTION\]: expected --dram-gbps to be a number above 0/);
   });
+
+  it("refuses flags that another one, or its absence, would make meaningless", async () => {
+    for (const flags of [
+      ["--prompt-ids", "1", "--prompt", "a"],
+      ["--dram-gbps", "20"],
+      ["--fma-gflops", "90"],
+    ]) {
+      const { code, stderr } = await cli(args(...flags));
+      assert.equal(code, 2);
+      assert.match(
+        stderr,
+        /error\[INVALID_OPTION\]: expected (--prompt or --prompt-ids|--breakdown beside --\S+) but received/,
+      );
+    }
+  });
 });

@@ -12,7 +12,7 @@ describe("shardloom doctor", () => {
     assert.deepEqual(Object.keys(report), names);
     assert.equal(report.node, process.version);
     assert.deepEqual(Object.keys(report.cpu), ["model", "features", "cores", "cpus", "quota", "nodes"]);
-    assert.deepEqual(Object.keys(report.memory), ["totalBytes", "availableBytes", "limitBytes", "hugePages"]);
+    assert.deepEqual(Object.keys(report.memory), ["totalBytes", "availableBytes", "limitBytes", "nodes", "hugePages"]);
     assert.ok(report.cpu.cores >= 1 && report.cpu.cpus.length >= report.cpu.cores);
     assert.ok(report.memory.totalBytes > 0);
     assert.equal(report.addon.loaded, true);

@@ -23,6 +23,13 @@ describe("shardloom plan", () => {
     assert.equal(code, 3);
   });
 
+  it("names flags, not options of the API, and plans for one sequence where nothing else is said", async () => {
+    const { stdout } = await cli(["plan", "--model", TINY_LLAMA, "--max-model-len", "100000", "--memory-bytes", "9"]);
+    assert.match(stdout, /^- CONTEXT_TOO_LONG: expected --max-model-len to be at most/m);
+    const made = JSON.parse((await cli(["plan", "--model", TINY_LLAMA, "--json"])).stdout);
+    assert.equal(made.maxSequences, 1);
+  });
+
   it("prints the whole plan as one JSON object", async () => {
     const flags = ["--memory-bytes", "2000000000000", "--batch", "2", "--max-model-len", "1024", "--json"];
     const { code, stdout } = await cli(["plan", ...BIG, ...flags]);
@@ -48,6 +55,19 @@ describe("shardloom plan", () => {
     const answer = JSON.parse((await cli([...run, "--tp", "auto"])).stdout);
     assert.equal(answer.ranks.length, made.worldSize);
     assert.equal(answer.tp, made.worldSize);
+  });
+
+  it("says which threads the ranks would get, and takes no flag that a plan cannot depend on", async () => {
+    const plan = ["plan", "--model", TINY_LLAMA, "--tp", "2"];
+    const { stdout } = await cli([...plan, "--threads-per-rank", "3", "--no-pinning"]);
+    assert.match(stdout, /^threads here: 3 a rank, on any CPU \(pinning is off\)$/m);
+    const made = JSON.parse((await cli([...plan, "--threads-per-rank", "3", "--no-pinning", "--json"])).stdout);
+    assert.deepEqual([made.placement.threadsPerRank, made.placement.pinning], [3, "none"]);
+    for (const flags of [["--activations", "int8"], ["--no-verify-checksums"]]) {
+      const { code, stderr } = await cli([...plan, ...flags]);
+      assert.equal(code, 2);
+      assert.match(stderr, new RegExp(`error\\[INVALID_USAGE\\]: unknown option '${flags[0]}'`));
+    }
   });
 
   it("refuses wrong flags with exit code 2", async () => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { type MachineMemory, readMemory } from "../../src/core/machine-memory.js";
+import { type MachineMemory, readMemory, usableBytes } from "../../src/core/machine-memory.js";
 
 const GIB = 2 ** 30;
 const TABLE = "MemTotal:       16777216 kB\nMemFree:  1 kB\nMemAvailable:    8388608 kB\n";
@@ -35,8 +35,22 @@ describe("the memory of the machine", () => {
       totalBytes: 16 * GIB,
       availableBytes: 8 * GIB,
       limitBytes: 2 * GIB,
+      nodes: [],
       hugePages: "madvise",
     });
+  });
+
+  it("says what each node has, and of a process what its control group lets it use", () => {
+    const node = (id: number, kilobytes: number) => ({
+      [`sys/devices/system/node/node${id}/meminfo`]: `Node ${id} MemTotal:  ${kilobytes} kB\nNode ${id} MemFree:  1 kB\n`,
+    });
+    const free = read({ "proc/meminfo": TABLE, ...node(10, 0), ...node(2, 4) });
+    assert.deepEqual(free.nodes, [
+      { id: 2, totalBytes: 4096 },
+      { id: 10, totalBytes: 0 },
+    ]);
+    assert.equal(usableBytes(free), 16 * GIB);
+    assert.equal(usableBytes({ ...free, limitBytes: GIB }), GIB);
   });
 
   it("takes a limit beyond all memory, and the word max, for none", () => {

@@ -112,6 +112,14 @@ describe("the plan of a model", () => {
     assert.match(memory?.message ?? "", /need \d+ bytes of memory, but there are 1000$/);
   });
 
+  it("says when a KV cache is more than an engine takes without being told", async () => {
+    const sizes = { model: LLAMA_405B, maxModelLength: 100_000, maxSequences: 64, memoryBytes: 1e13 };
+    const made = await plan(sizes);
+    const needed = made.ranks.reduce((sum, rank) => sum + rank.kvCacheBytes, 0);
+    assert.match(made.notes.join(), new RegExp(`a KV cache of ${needed} bytes has to be asked for with kvCacheBytes`));
+    assert.doesNotMatch((await plan({ ...sizes, kvCacheBytes: needed })).notes.join(), /asked for/);
+  });
+
   it("holds the index to the model where the weight files are not there", async () => {
     const path = join(folder.path, "index-only");
     mkdirSync(path);
