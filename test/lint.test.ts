@@ -18,6 +18,7 @@ const floors: readonly (readonly string[])[] = [
   ["models", "loading"],
   ["rank"],
   ["engine", "coordinator"],
+  ["api"],
   ["server", "cli", "testing"],
 ];
 

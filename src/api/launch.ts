@@ -1,0 +1,176 @@
+/** launch(): finds the model, loads plugins, sizes the engine and starts the ranks. */
+import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
+import { resolveModel } from "../checkpoint/model-dir.js";
+import { weightBytes } from "../checkpoint/weight-bytes.js";
+import { type CollectivePayload, checkCollectivePayload } from "../collectives/payload.js";
+import { type RankProgress, startCoordinator } from "../coordinator/coordinator.js";
+import { groupLoadProfile, profileOrigin } from "../coordinator/group-load-profile.js";
+import type { CoordinatorTimeouts } from "../coordinator/timeouts.js";
+import type { FloatDType } from "../core/dtype.js";
+import type { JsonObject } from "../core/json.js";
+import { createLogger } from "../core/logger.js";
+import { readMemory } from "../core/machine-memory.js";
+import { readTopology } from "../core/machine-topology.js";
+import { checkWorldSize } from "../core/rank.js";
+import { type CapacityOptions, planCapacity } from "../engine/capacity.js";
+import { createEngine, type Engine } from "../engine/engine.js";
+import type { Activations } from "../kernels/activation-levels.js";
+import { createKernels } from "../kernels/select.js";
+import { kernelSelection } from "../kernels/selection.js";
+import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
+import { selectFamily } from "../models/registry.js";
+import { checkThreadsPerRank } from "../parallel/placement.js";
+import { chooseWorldSize } from "../parallel/world-size.js";
+import type { RankOptions } from "../rank/rank-options.js";
+import { checkActivations, checkDtype, checkPinning, checkRanks, choiceOf } from "./option-checks.js";
+
+/** How far one rank is with loading. */
+export interface LoadProgress {
+  readonly rank: number;
+  /** Bytes it has read. */
+  readonly bytesRead: number;
+  /** Bytes of all weight files: about what all ranks read together. */
+  readonly totalBytes: number;
+}
+
+/** How an engine is launched. Only `model` is needed. */
+export interface LaunchOptions extends CapacityOptions {
+  /** A directory, a file, or a hub id `org/name[@revision]`. */
+  readonly model: string;
+  /** Branch, tag or commit of a hub repository. */
+  readonly revision?: string | undefined;
+  /** Ranks, each a worker thread with its shard of the model; "auto": one for each NUMA node. Default 1. */
+  readonly tensorParallelSize?: number | "auto" | undefined;
+  /**
+   * Threads that share the kernels of each rank. "auto", the default, shares the cores that the process may use (its
+   * affinity mask and its control group's quota) among the ranks. Answers do not depend on it.
+   */
+  readonly threadsPerRank?: number | "auto" | undefined;
+  /**
+   * Whether each thread keeps to a CPU of its own, near the memory of its rank. By default if the ranks use the whole
+   * machine and no other engine of this process is pinned; true whenever there are CPUs for all threads; false never.
+   */
+  readonly pinning?: boolean | undefined;
+  /** Package names or paths. Those in SHARDLOOM_PLUGINS, separated by commas, are loaded as well. */
+  readonly plugins?: readonly string[] | undefined;
+  /** Name of a model loader; by default whichever recognizes the model. */
+  readonly loadFormat?: string | undefined;
+  /**
+   * Quantization method. A checkpoint that is quantized says so itself; one that is not is quantized while it is loaded,
+   * by the plugin that serves the method.
+   */
+  readonly quantization?: string | undefined;
+  /** What the method's plugin takes beside its name. */
+  readonly quantizationOptions?: JsonObject | undefined;
+  /** dtype of unquantized weights; "auto" takes config.json's. */
+  readonly dtype?: "auto" | FloatDType | undefined;
+  /** dtype of the KV cache. Default f32: exact. */
+  readonly kvCacheDtype?: FloatDType | undefined;
+  /**
+   * How activations are multiplied with quantized weights: `f32` as they are; `int16` and `int8` rounded to whole numbers
+   * in blocks, which is faster; `auto`, the default, by instruction set and the rows of a call (activation-levels.ts).
+   */
+  readonly activations?: Activations | undefined;
+  /**
+   * What ranks send each other to sum: f32, or bf16, which is half as much and rounds each rank's part. Default f32: exact.
+   */
+  readonly collectivePayload?: CollectivePayload | undefined;
+  readonly timeouts?: Partial<CoordinatorTimeouts> | undefined;
+  /** Whether the checksums of a sharded state are verified while it is loaded, by all ranks together. Default true. */
+  readonly verifyChecksums?: boolean | undefined;
+  /**
+   * Has ranks compare the result of every collective, to find out whether something writes where it must not:
+   * CollectiveError `COLLECTIVE_CORRUPTED`. Costs time in every step. Default false.
+   */
+  readonly verifyCollectives?: boolean | undefined;
+  /** Has ranks count where the time of their steps goes, for `engine.stepProfile()`. Costs some per cent. Default false. */
+  readonly profileSteps?: boolean | undefined;
+  /** Has every rank record where the time of loading goes: `engine.loadProfile` (docs/load-profile.md). Default false. */
+  readonly loadProfile?: boolean | undefined;
+  /** Called for every chunk that is downloaded from the hub. */
+  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
+  /** Called a few times a second while ranks load. */
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Gives up the launch when aborted. */
+  readonly signal?: AbortSignal | undefined;
+  /** Level of the log on stderr. Default SHARDLOOM_LOG_LEVEL, or "warn". */
+  readonly logLevel?: string | undefined;
+}
+
+/**
+ * Loads a model on `tensorParallelSize` ranks and returns an engine that serves it. The engine must be closed.
+ *
+ * Throws OptionError for a wrong option, PluginError for a plugin that is missing or broken, CheckpointError for a model
+ * that is missing or damaged, UnsupportedError for one this version cannot run, PartitionError for one that cannot be
+ * split into that many ranks, RankError when a rank does not start.
+ */
+export async function launch(options: LaunchOptions): Promise<Engine> {
+  const wanted = checkRanks(options.tensorParallelSize ?? 1);
+  const threadsPerRank = checkThreadsPerRank(options.threadsPerRank ?? "auto");
+  const pinning = checkPinning(options.pinning);
+  const logger = createLogger(options.logLevel);
+  const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
+  const activations = checkActivations(options.activations ?? "auto");
+  const collectivePayload = checkCollectivePayload(options.collectivePayload ?? "f32");
+  const plugins = resolvePlugins(options.plugins ?? []);
+  const registries = await loadPlugins(plugins);
+  const { signal, revision, onProgress, onDownload } = options;
+  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
+  const originMs = profileOrigin();
+  const profiled = options.loadProfile === true;
+  const loader = registries.modelLoaders.select(path, options.loadFormat);
+  const description = await loader.describe(path);
+  const config = selectFamily(description.config).parseConfig(description.config);
+  const chosen = wanted === "auto" ? chooseWorldSize(readTopology(), readMemory(), config.kvHeads) : null;
+  if (chosen !== null) logger.info(chosen, "chose the number of ranks");
+  const worldSize = chosen?.worldSize ?? checkWorldSize(wanted);
+  const quantization = registries.quantization.select(description.config, choiceOf(options));
+  const capacity = planCapacity(config, options, worldSize, kvCacheDtype);
+  const dtype =
+    options.dtype === undefined || options.dtype === "auto" ? config.dtype : checkDtype("dtype", options.dtype);
+  // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
+  createKernels(activations, (message) => logger.warn(message));
+  logger.debug(kernelSelection(), "selected the kernels");
+  const loadFormat = loader.format;
+  const ranks: RankOptions = {
+    path,
+    loadFormat,
+    description,
+    worldSize,
+    quantization,
+    dtype,
+    kvCacheDtype,
+    activations,
+    collectivePayload,
+    ...capacity,
+    ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
+  };
+  const executor = await startCoordinator({
+    ranks,
+    config,
+    plugins,
+    logger,
+    threadsPerRank,
+    pinning,
+    ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
+    ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
+    stepsInFlight: 2,
+    ...(options.profileSteps === undefined ? {} : { profileSteps: options.profileSteps }),
+    ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
+    ...(profiled ? { loadProfileOriginMs: originMs } : {}),
+    ...(signal === undefined ? {} : { signal }),
+  });
+  try {
+    const { model } = options;
+    const loadProfile = profiled ? groupLoadProfile(executor.reports, ranks, { model, originMs }) : undefined;
+    return createEngine({ executor, description, logger, loadProfile });
+  } catch (error) {
+    await executor.close();
+    throw error;
+  }
+}
+
+/** Adds what only the model's files tell to what the coordinator reports. */
+function reporter(report: (progress: LoadProgress) => void, totalBytes: number): (progress: RankProgress) => void {
+  return ({ rank, bytes }) => report({ rank, bytesRead: bytes, totalBytes });
+}
