@@ -3,6 +3,7 @@
  * shape of src/engine/executor.ts; the two folders do not import each other). It knows what a step costs to signal and
  * nothing of what is in it.
  */
+import { createSharedReads } from "../checkpoint/shared-reads-memory.js";
 import { type CollectiveRegion, createRegion } from "../collectives/region.js";
 import { abortRegion } from "../collectives/shared-memory.js";
 import { RequestError } from "../core/errors.js";
@@ -227,6 +228,7 @@ function rankInits(
   const { loadProfileOriginMs } = options;
   const { worldSize } = options.ranks;
   const spinMs = worldSize <= placement.cpus ? SPIN_MS : 0;
+  const sharedReads = worldSize === 1 ? null : createSharedReads();
   const [first, ...others] = shared.steps;
   return threads.map((own, rank) => ({
     rank,
@@ -236,6 +238,7 @@ function rankInits(
     steps: [first.handle, ...others.map(({ handle }) => handle)],
     channel: shared.channel.handle,
     region: shared.region,
+    sharedReads,
     collectiveTimeoutMs: timeouts.collectiveTimeoutMs,
     verifyCollectives: options.verifyCollectives ?? false,
     spinMs,

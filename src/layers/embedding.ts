@@ -39,7 +39,7 @@ export class VocabParallelEmbedding extends LinearBase implements LogitsHead {
         kind: "embedding",
         inputSize: hiddenSize,
         inputs: { start: 0, end: hiddenSize },
-        parts: [{ prefix, shardId: null, outputSize: vocabularySize, rows: ids, localOffset: 0 }],
+        parts: [{ prefix, shardId: null, outputSize: vocabularySize, rows: ids, split: vocabulary, localOffset: 0 }],
         outputSizePerPartition: rangeSize(ids),
         rank: context.rank,
         worldSize: context.worldSize,

@@ -3,6 +3,7 @@
  * checkpoint names in which each layer says which loaded weights it takes.
  */
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import type { SharedReads } from "../checkpoint/shared-reads.js";
 import type { TensorAllocator } from "../core/arena.js";
 import type { DType, FloatDType } from "../core/dtype.js";
 import { type Tensor, tensorBytes } from "../core/tensor.js";
@@ -50,6 +51,8 @@ export interface LayerContextOptions {
   readonly dtype: FloatDType;
   /** Hears how shards are placed; for tests and the simulator. */
   readonly observer?: PlacementObserver;
+  /** How ranks share what several of them load; without it each reads for itself. */
+  readonly shared?: SharedReads | undefined;
 }
 
 export class LayerContext {
@@ -65,6 +68,7 @@ export class LayerContext {
   readonly linears: LinearModule[] = [];
   readonly observer: PlacementObserver;
   readonly #weights: TensorAllocator;
+  readonly #shared: SharedReads | undefined;
 
   constructor(options: LayerContextOptions) {
     this.rank = options.rank;
@@ -74,6 +78,7 @@ export class LayerContext {
     this.dtype = options.dtype;
     this.observer = options.observer ?? {};
     this.#weights = options.weights;
+    this.#shared = options.shared;
   }
 
   /** Zeroed memory that lives with the model's weights. */
@@ -84,7 +89,8 @@ export class LayerContext {
   /** Creates a parameter of the layer `prefix`. */
   createParameter(prefix: string, spec: ParameterSpec): Parameter {
     const name = `${prefix}.${spec.name}${spec.parts === undefined ? "" : `[${spec.parts.join(", ")}]`}`;
-    const parameter = new Parameter(name, spec, this.allocate(name, spec.dtype, spec.shape), this.rank);
+    const tensor = this.allocate(name, spec.dtype, spec.shape);
+    const parameter = new Parameter(name, spec, tensor, this.rank, this.#shared);
     this.parameters.push(parameter);
     return parameter;
   }

@@ -12,7 +12,7 @@ import type { AllReduce, Pass } from "../collectives/collective.js";
 import { InternalError, OptionError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
-import { type HeadRange, type Range, rangeOf, rangeSize, type Split } from "../parallel/partition.js";
+import { type HeadRange, type Range, rangeOf, rangeSize, type Split, scaleSplit } from "../parallel/partition.js";
 import type {
   LinearLayer,
   LinearMethod,
@@ -229,9 +229,10 @@ export class ReplicatedLinear extends LinearBase {
   constructor(context: LayerContext, options: LinearOptions & { readonly outputSize: number }) {
     const { prefix, outputSize } = options;
     const rows = { start: 0, end: outputSize };
+    const split = new Array<Range>(context.worldSize).fill(rows);
     super(
       context,
-      columnLayer(context, "replicated", options, [{ prefix, shardId: null, outputSize, rows }]),
+      columnLayer(context, "replicated", options, [{ prefix, shardId: null, outputSize, rows, split }]),
       options.bias ?? false,
     );
   }
@@ -249,7 +250,7 @@ export class ColumnParallelLinear extends LinearBase {
     const rows = rangeOf(split, context.rank);
     super(
       context,
-      columnLayer(context, "column", options, [{ prefix, shardId: null, outputSize, rows }]),
+      columnLayer(context, "column", options, [{ prefix, shardId: null, outputSize, rows, split }]),
       options.bias ?? false,
     );
   }
@@ -270,7 +271,7 @@ export class MergedColumnParallelLinear extends LinearBase {
     },
   ) {
     const parts = options.parts.map(({ prefix, outputSize, split }, shardId) => {
-      return { prefix, shardId, outputSize, rows: rangeOf(split, context.rank) };
+      return { prefix, shardId, outputSize, rows: rangeOf(split, context.rank), split };
     });
     super(context, columnLayer(context, "merged", options, parts), options.bias ?? false);
   }
@@ -299,20 +300,24 @@ export class QKVParallelLinear extends LinearBase {
   ) {
     const { headSize, totalHeads, totalKvHeads, names, fusedLayout = "concatenated" } = options;
     const valueHeadSize = options.valueHeadSize ?? headSize;
-    const own = options.heads[context.rank];
-    if (own === undefined) throw new InternalError(`no heads planned for rank ${context.rank}`);
-    const rows = (heads: Range, size: number): Range => ({ start: heads.start * size, end: heads.end * size });
+    if (options.heads[context.rank] === undefined) {
+      throw new InternalError(`no heads planned for rank ${context.rank}`);
+    }
+    const rowsOf = (heads: keyof HeadRange & `${string}Heads`, size: number): Pick<LinearPart, "rows" | "split"> => {
+      const split = scaleSplit(
+        options.heads.map((each) => each[heads]),
+        size,
+      );
+      return { rows: rangeOf(split, context.rank), split };
+    };
+    const q = rowsOf("queryHeads", headSize);
+    const [k, v] = [rowsOf("kvHeads", headSize), rowsOf("kvHeads", valueHeadSize)];
     super(
       context,
       columnLayer(context, "qkv", options, [
-        { prefix: names.q, shardId: "q", outputSize: totalHeads * headSize, rows: rows(own.queryHeads, headSize) },
-        { prefix: names.k, shardId: "k", outputSize: totalKvHeads * headSize, rows: rows(own.kvHeads, headSize) },
-        {
-          prefix: names.v,
-          shardId: "v",
-          outputSize: totalKvHeads * valueHeadSize,
-          rows: rows(own.kvHeads, valueHeadSize),
-        },
+        { prefix: names.q, shardId: "q", outputSize: totalHeads * headSize, ...q },
+        { prefix: names.k, shardId: "k", outputSize: totalKvHeads * headSize, ...k },
+        { prefix: names.v, shardId: "v", outputSize: totalKvHeads * valueHeadSize, ...v },
       ]),
       options.bias ?? false,
       fusedLayout === "interleaved" ? totalKvHeads : 1,
@@ -331,6 +336,8 @@ export class RowParallelLinear extends LinearBase {
 
   constructor(context: LayerContext, options: LinearOptions & { readonly outputSize: number; readonly split: Split }) {
     const { prefix, inputSize, outputSize, split } = options;
+    const rows = { start: 0, end: outputSize };
+    const everybodys = new Array<Range>(context.worldSize).fill(rows);
     super(
       context,
       {
@@ -338,7 +345,7 @@ export class RowParallelLinear extends LinearBase {
         kind: "row",
         inputSize,
         inputs: rangeOf(split, context.rank),
-        parts: [{ prefix, shardId: null, outputSize, rows: { start: 0, end: outputSize }, localOffset: 0 }],
+        parts: [{ prefix, shardId: null, outputSize, rows, split: everybodys, localOffset: 0 }],
         outputSizePerPartition: outputSize,
         rank: context.rank,
         worldSize: context.worldSize,

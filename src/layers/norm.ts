@@ -79,7 +79,10 @@ function normWeight(context: LayerContext, prefix: string, size: number): Operan
   context.addTarget(parameter.name, {
     parameter,
     shardId: null,
-    load: (source) => parameter.load(source, wholeOf(source.shape)),
+    load: (source) => {
+      const held = [{ rows: size, holders: context.worldSize }];
+      parameter.load(source, wholeOf(source.shape), 0, null, held);
+    },
   });
   return context.kernels.bind(parameter.tensor);
 }

@@ -4,15 +4,20 @@
  * extents written along its output dimension tile it exactly.
  */
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import type { SharedItem, SharedReads } from "../checkpoint/shared-reads.js";
 import { readSlice } from "../checkpoint/slice.js";
 import { convertFloats, dtypeBytes, isFloat } from "../core/dtype.js";
 import { CheckpointError, InternalError, invariant } from "../core/errors.js";
 import { bytesOf, describeShape, elementCount, isVirtual, type Tensor } from "../core/tensor.js";
-import type { Range } from "../parallel/partition.js";
+import { type Range, rangeSize } from "../parallel/partition.js";
 import type { Extent, ParameterSpec, ShardId } from "../quantization/contract.js";
+import { cutSlice, type HeldRows } from "./held-rows.js";
 
 /** Bytes converted at a time when a loaded weight has another dtype than its parameter. */
 const CONVERSION_BYTES = 1024 * 1024;
+
+/** Bytes that one of several ranks reads for all of them at a time: enough of them, so that all have something to read. */
+const SHARED_BYTES = 1024 * 1024;
 
 /** What was loaded into a parameter: a slice of one checkpoint tensor, and the extent it fills. */
 export interface LoadedSlice extends Extent {
@@ -33,13 +38,16 @@ export class Parameter {
   readonly spec: ParameterSpec;
   readonly tensor: Tensor;
   readonly rank: number;
+  readonly #shared: SharedReads | undefined;
   #loaded: LoadedSlice[] = [];
 
-  constructor(name: string, spec: ParameterSpec, tensor: Tensor, rank: number) {
+  /** With `shared`, what other ranks load as well is read by one of them. */
+  constructor(name: string, spec: ParameterSpec, tensor: Tensor, rank: number, shared?: SharedReads) {
     this.name = name;
     this.spec = spec;
     this.tensor = tensor;
     this.rank = rank;
+    this.#shared = shared;
   }
 
   /** Storage elements along the output dimension. */
@@ -54,10 +62,17 @@ export class Parameter {
 
   /**
    * Copies `source[ranges]` into the parameter at `offset` along its output dimension; all other dimensions must be
-   * covered whole. Converts among float dtypes, rounding to nearest even. Throws CheckpointError `SHAPE_MISMATCH`,
-   * `DTYPE_MISMATCH`, `DUPLICATE_WEIGHT`, `FLOAT_OVERFLOW`, or what reading throws.
+   * covered whole. Converts among float dtypes, rounding to nearest even. `held` says of these rows, one after another,
+   * how many ranks load them. Throws CheckpointError `SHAPE_MISMATCH`, `DTYPE_MISMATCH`, `DUPLICATE_WEIGHT`,
+   * `FLOAT_OVERFLOW`, or what reading throws.
    */
-  load(source: CheckpointTensor, ranges: readonly Range[], offset = 0, shardId: ShardId | null = null): void {
+  load(
+    source: CheckpointTensor,
+    ranges: readonly Range[],
+    offset = 0,
+    shardId: ShardId | null = null,
+    held: readonly HeldRows[] = [],
+  ): void {
     // A scalar on disk is a vector of one here.
     const shape = ranges.length === 0 ? [1] : ranges.map((range) => range.end - range.start);
     const size = shape[this.dim] ?? 0;
@@ -75,15 +90,79 @@ export class Parameter {
     const unitBytes = elementCount(local.slice(this.dim + 1)) * dtypeBytes(this.tensor.dtype);
     const bytes = bytesOf(this.tensor);
     if (outer === 1) {
-      this.#read(source, ranges, bytes.subarray(offset * unitBytes, (offset + size) * unitBytes));
+      this.#readHeld(source, ranges, bytes.subarray(offset * unitBytes, (offset + size) * unitBytes), held);
       return;
     }
     const staging = new Uint8Array(outer * size * unitBytes);
-    this.#read(source, ranges, staging);
+    // Parts of it would not lie together: it is shared as a whole or not at all.
+    this.#readHeld(source, ranges, staging, held.length > 1 ? [] : held);
     for (let i = 0; i < outer; i++) {
       const run = staging.subarray(i * size * unitBytes, (i + 1) * size * unitBytes);
       bytes.set(run, (i * this.extent + offset) * unitBytes);
     }
+  }
+
+  /** Reads a slice, those parts of it that several ranks load once for all of them. */
+  #readHeld(
+    source: CheckpointTensor,
+    ranges: readonly Range[],
+    destination: Uint8Array,
+    held: readonly HeldRows[],
+  ): void {
+    const shared = this.#shared;
+    if (shared === undefined || destination.length < shared.leastBytes) {
+      this.#read(source, ranges, destination);
+      return;
+    }
+    for (const piece of cutSlice(ranges, this.dim, held)) {
+      const part = destination.subarray(piece.start * destination.length, piece.end * destination.length);
+      if (piece.holders > 1) this.#readShared(source, piece.ranges, part, shared, piece.holders);
+      else this.#read(source, piece.ranges, part);
+    }
+  }
+
+  #readShared(
+    source: CheckpointTensor,
+    ranges: readonly Range[],
+    destination: Uint8Array,
+    shared: SharedReads,
+    holders: number,
+  ): void {
+    const { name, dtype, shape } = source;
+    const [first = { start: 0, end: 1 }, ...inner] = ranges;
+    const rows = rangeSize(first);
+    const rowBytes = inner.reduce((bytes, range) => bytes * rangeSize(range), dtypeBytes(dtype));
+    const step = Math.max(1, Math.floor(SHARED_BYTES / Math.max(1, rowBytes)));
+    const items: SharedItem[] = [];
+    for (let row = 0; row < rows; row += step) {
+      const start = first.start + row;
+      const end = Math.min(first.end, start + step);
+      const slice = ranges.length === 0 ? [] : [{ start, end }, ...inner];
+      items.push({
+        key: `${name} ${dtype} [${shape.join()}] ${slice.map((range) => `${range.start}-${range.end}`).join()}`,
+        sizeBytes: (end - start) * rowBytes,
+        fill: (bytes) => readSlice(source, slice, bytes),
+      });
+    }
+    const pieces = shared.acquire(items, holders);
+    const placedRowBytes = destination.length / Math.max(1, rows);
+    try {
+      for (const [i, { bytes }] of pieces.entries()) this.#place(source, bytes, destination, i * step * placedRowBytes);
+    } finally {
+      for (const piece of pieces) piece.release();
+    }
+  }
+
+  /** Bytes as the checkpoint has them, from byte `at` of the destination on. */
+  #place({ name, dtype: from }: CheckpointTensor, bytes: Uint8Array, destination: Uint8Array, at: number): void {
+    const to = this.tensor.dtype;
+    if (from === to) {
+      destination.set(bytes, at);
+      return;
+    }
+    invariant(isFloat(from) && isFloat(to), `${name}: the dtype was not checked`);
+    const size = (bytes.length / dtypeBytes(from)) * dtypeBytes(to);
+    convertFloats(bytes, from, destination.subarray(at, at + size), to, name);
   }
 
   #read(source: CheckpointTensor, ranges: readonly Range[], destination: Uint8Array): void {

@@ -7,6 +7,7 @@ import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
 import { cdiv, type Range, rangeSize } from "../parallel/partition.js";
 import type { Extent, LinearLayer, LinearPart, OriginalOffsets, ShardIndexQuery } from "../quantization/contract.js";
 import { callHook } from "../quantization/registry.js";
+import { type HeldRows, heldRows } from "./held-rows.js";
 import { checkExtent, narrow, type Parameter, packExactly, wholeOf } from "./parameter.js";
 
 /** How the loaded weight holds a part. */
@@ -52,10 +53,11 @@ export class ShardPlacement {
       parameter.load(source, wholeOf(source.shape), partsHeld(parameter, this.#layer).indexOf(part), part.shardId);
       return;
     }
+    const held = this.#heldRows(parameter, part, place);
     let ranges = wholeOf(source.shape);
     if (!parameter.spec.isSharded) ranges = this.#narrowInputs(parameter, source, ranges);
     if (outputDim === null) {
-      parameter.load(source, ranges);
+      parameter.load(source, ranges, 0, null, held);
       return;
     }
     const logical = this.#destination(parameter, part, place);
@@ -68,7 +70,16 @@ export class ShardPlacement {
     if (wanted.size !== destination.size) {
       throw parameter.mismatch(source, `${destination.size} along dimension ${outputDim}`, `${wanted.size}`);
     }
-    parameter.load(source, narrow(ranges, outputDim, wanted), destination.offset, part.shardId);
+    parameter.load(source, narrow(ranges, outputDim, wanted), destination.offset, part.shardId, held);
+  }
+
+  /** How many ranks load the rows of a part from the same place; none where each loads something of its own. */
+  #heldRows({ spec }: Parameter, part: LinearPart, place: SourcePlace): readonly HeldRows[] {
+    const { kind, worldSize } = this.#layer;
+    if (spec.isSharded || (kind === "row" && spec.inputDim !== null)) return [];
+    const rows = place.rows ?? part.rows;
+    // What no dimension is split of is whole on every rank.
+    return spec.outputDim === null ? [{ rows: rangeSize(rows), holders: worldSize }] : heldRows(rows, part.split);
   }
 
   #narrowInputs(parameter: Parameter, source: CheckpointTensor, ranges: Range[]): Range[] {

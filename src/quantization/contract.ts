@@ -11,7 +11,7 @@ import type { JsonObject } from "../core/json.js";
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Kernels, LinearWeight } from "../kernels/kernels.js";
-import type { Range } from "../parallel/partition.js";
+import type { Range, Split } from "../parallel/partition.js";
 
 /** Which logical matrix of a fused layer a loaded weight is; null for all of them (fused on disk) or the only one. */
 export type ShardId = "q" | "k" | "v" | number;
@@ -88,6 +88,8 @@ export interface LinearPart {
   readonly outputSize: number;
   /** Rows this rank owns. */
   readonly rows: Range;
+  /** Rows of every rank; absent where that is not known. */
+  readonly split?: Split;
   /** Where they start in the layer's output on this rank. */
   readonly localOffset: number;
 }

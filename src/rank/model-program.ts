@@ -1,4 +1,6 @@
 /** What a rank does in production: it loads plugins and its part of the model, and drives steps with real collectives. */
+import type { SharedReads } from "../checkpoint/shared-reads.js";
+import { SharedReadsMemory } from "../checkpoint/shared-reads-memory.js";
 import { type Collective, drive } from "../collectives/collective.js";
 import { profiledCollective } from "../collectives/profiled.js";
 import { createSharedMemoryCollective } from "../collectives/shared-memory.js";
@@ -58,7 +60,9 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
         onProgress,
         logger,
         recorder: loadRecorder,
-        ...(seams === undefined ? {} : { allocator: seams.allocator, intercept: seams.checkpoint }),
+        ...(seams === undefined
+          ? { shared: sharedReadsOf(init, loadRecorder) }
+          : { allocator: seams.allocator, intercept: seams.checkpoint }),
       });
       const runStep = (n: number): void => drive(runner.runStep(n), collective);
       return {
@@ -68,6 +72,12 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
       };
     },
   };
+}
+
+/** What ranks are made to read for a test they read themselves: only without seams do they share. */
+function sharedReadsOf({ sharedReads }: RankInit, observer: LoadRecorder | undefined): SharedReads | undefined {
+  if (sharedReads === null) return undefined;
+  return new SharedReadsMemory(sharedReads, observer === undefined ? {} : { observer });
 }
 
 function createCollective(init: RankInit, kernels: Kernels, seams: RankSeams | undefined): Collective {

@@ -1,5 +1,6 @@
 /** One rank's part of a model: built, partitioned and loaded. What runs it is model-runner.ts. */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { SharedReads } from "../checkpoint/shared-reads.js";
 import { ArenaAllocator, VirtualAllocator } from "../core/arena.js";
 import type { Logger } from "../core/logger.js";
 import type { Kernels } from "../kernels/kernels.js";
@@ -52,6 +53,8 @@ export interface LoadDependencies {
   readonly logger?: Logger;
   /** Records how loading goes; `report.profile` is what it recorded. */
   readonly recorder?: LoadRecorder | undefined;
+  /** How the ranks of a group share what several of them load. */
+  readonly shared?: SharedReads | undefined;
 }
 
 export interface RankModel {
@@ -81,6 +84,7 @@ export async function loadRankModel(
     observer,
     logger,
     recorder,
+    shared,
     allocator = allocatorFor(kernels),
   } = dependencies;
   const { config: json } = options.description;
@@ -122,6 +126,7 @@ export async function loadRankModel(
       weights,
       quantization: kernels.backend === "shape-only" ? shapeOnly(quantization) : quantization,
       dtype,
+      shared,
       ...(observer === undefined ? {} : { observer }),
     });
     const model = family.create(json, context, memory);

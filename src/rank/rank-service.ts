@@ -4,6 +4,7 @@
  * its handlers are global to the process.
  */
 import type { MessagePort } from "node:worker_threads";
+import type { SharedReadsHandle } from "../checkpoint/shared-reads-memory.js";
 import type { CollectiveRegion } from "../collectives/region.js";
 import { type TransferableError, toTransferable } from "../core/errors.js";
 import type { StepProfileHandle } from "../core/step-profile-memory.js";
@@ -32,6 +33,8 @@ export interface RankInit {
   readonly channel: StepChannelHandle;
   /** The region in which ranks meet; null at world size 1. */
   readonly region: CollectiveRegion | null;
+  /** Where ranks find what others have read of the checkpoint; null where each reads for itself. */
+  readonly sharedReads: SharedReadsHandle | null;
   readonly collectiveTimeoutMs: number;
   /** Whether ranks compare what every collective left them with. */
   readonly verifyCollectives: boolean;

@@ -2,6 +2,8 @@
  * An executor whose ranks take turns in the calling thread: the same runners, layers and loaders as in production, any
  * number of ranks, no worker and no lock. Deterministic, and bit for bit what worker threads compute.
  */
+
+import { sharedReadsInTurns } from "../checkpoint/shared-reads.js";
 import type { Pass } from "../collectives/collective.js";
 import type { CollectivePayload } from "../collectives/payload.js";
 import { Turns, type TurnsObserver } from "../collectives/turns.js";
@@ -92,9 +94,17 @@ export class TurnsExecutor implements Executor {
     const step = Step.create(ranks.limits);
     const runners = new Map<number, ModelRunner>();
     const order = nextOrder?.() ?? Array.from({ length: ranks.worldSize }, (_, rank) => rank);
+    // A rank that is to fail over a tensor has to read it.
+    const shared = ranks.worldSize > 1 && faults === undefined ? sharedReadsInTurns() : undefined;
     for (const rank of order) {
       const load = () =>
-        ModelRunner.load(ranks, rank, { registries, kernels, steps: [step], ...loadDependencies(rank, options) });
+        ModelRunner.load(ranks, rank, {
+          registries,
+          kernels,
+          steps: [step],
+          shared,
+          ...loadDependencies(rank, options),
+        });
       try {
         const runner = faults === undefined ? await load() : await faults.load(rank, load);
         if (runner !== null) runners.set(rank, runner);

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { INDEX_FILE } from "../../src/checkpoint/index-file.js";
 import { SafetensorsDirectory } from "../../src/checkpoint/safetensors-directory.js";
+import type { SharedReads } from "../../src/checkpoint/shared-reads.js";
 import { type DType, dtypeBytes, type FloatDType } from "../../src/core/dtype.js";
 import type { Logger } from "../../src/core/logger.js";
 import { elementCount } from "../../src/core/tensor.js";
@@ -10,6 +11,7 @@ import { planCapacity } from "../../src/engine/capacity.js";
 import { createReferenceKernels } from "../../src/kernels/reference.js";
 import { createRegistries, type Plugin, registerPlugin } from "../../src/loading/plugins.js";
 import { selectFamily } from "../../src/models/registry.js";
+import type { QuantizationChoice } from "../../src/quantization/registry.js";
 import { loadRankModel, type RankModel } from "../../src/rank/rank-model.js";
 import { safetensorsBytes } from "../checkpoint/files.js";
 
@@ -69,6 +71,10 @@ export interface LoadRanksOptions {
   /** dtype of unquantized weights; config.json's by default. */
   readonly dtype?: FloatDType;
   readonly logger?: Logger;
+  /** How the weights are to be quantized while they are loaded. */
+  readonly choice?: QuantizationChoice;
+  /** How ranks share what several of them load. */
+  readonly shared?: SharedReads;
 }
 
 /** Loads every rank of a model, as in production, in the calling thread. */
@@ -86,13 +92,14 @@ export async function loadRanks(path: string, worldSize: number, options: LoadRa
     dtype: options.dtype ?? config.dtype,
     kvCacheDtype: "f32",
     activations: "f32",
-    quantization: registries.quantization.select(description.config, null),
+    quantization: registries.quantization.select(description.config, options.choice ?? null),
     ...planCapacity(config, { maxTokensPerStep: 8, maxSequences: 1 }, worldSize, "f32"),
   } as const;
-  const { logger } = options;
+  const { logger, shared } = options;
   const ranks: RankModel[] = [];
   for (let rank = 0; rank < worldSize; rank++) {
-    const dependencies = { registries, kernels: createReferenceKernels(), ...(logger === undefined ? {} : { logger }) };
+    const kernels = createReferenceKernels();
+    const dependencies = { registries, kernels, shared, ...(logger === undefined ? {} : { logger }) };
     ranks.push(await loadRankModel(rankOptions, rank, dependencies));
   }
   return ranks;

@@ -1,0 +1,124 @@
+/**
+ * One read a byte: over all ranks together a checkpoint is read about once, at any number of ranks, and what the ranks hold
+ * is what each of them would have read for itself, bit for bit.
+ */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { plugin as bitsandbytes } from "@shardloom/bitsandbytes";
+import { plugin as gguf } from "@shardloom/gguf";
+import { madeUpMix, writeMadeUpModel } from "../../bench/models/made-up-model.js";
+import type { ModelShape } from "../../bench/models/shapes.js";
+import { sharedReadsInTurns } from "../../src/checkpoint/shared-reads.js";
+import { weightBytes } from "../../src/checkpoint/weight-bytes.js";
+import { bytesOf } from "../../src/core/tensor.js";
+import { quantize } from "../../src/index.js";
+import { dummyCheckpoint } from "../../src/loading/dummy-loader.js";
+import { selectFamily } from "../../src/models/registry.js";
+import { expectedWeights } from "../../src/rank/expected-weights.js";
+import type { RankModel } from "../../src/rank/rank-model.js";
+import { type LoadRanksOptions, loadRanks, type StoredTensor, writeModel } from "./rewritten-model.js";
+
+/** What may be read, by the size of the checkpoint. */
+const MOST = 1.02;
+
+/** SmolLM2-135M, four times as narrow: nine heads share three KV heads, and no power of two divides it. */
+const SMALL: ModelShape = {
+  name: "small",
+  hidden: 144,
+  intermediate: 384,
+  layers: 2,
+  heads: 9,
+  kvHeads: 3,
+  headSize: 16,
+  vocabulary: 200,
+  contextLength: 128,
+  ropeTheta: 10_000,
+  tied: true,
+};
+
+function configOf(shape: ModelShape): Record<string, unknown> {
+  return {
+    architectures: ["LlamaForCausalLM"],
+    hidden_act: "silu",
+    hidden_size: shape.hidden,
+    head_dim: shape.headSize,
+    num_attention_heads: shape.heads,
+    num_key_value_heads: shape.kvHeads,
+    num_hidden_layers: shape.layers,
+    intermediate_size: shape.intermediate,
+    vocab_size: shape.vocabulary,
+    max_position_embeddings: shape.contextLength,
+    rms_norm_eps: 1e-5,
+    tie_word_embeddings: shape.tied,
+    torch_dtype: "bfloat16",
+  };
+}
+
+function writeSafetensors(directory: string, shape: ModelShape): string {
+  const config = JSON.parse(JSON.stringify(configOf(shape)));
+  const { tensors } = dummyCheckpoint(expectedWeights(selectFamily(config), config, 1));
+  const stored = [...tensors.values()].map((tensor): [string, StoredTensor] => {
+    const bytes = new Uint8Array(tensor.shape.reduce((product, extent) => product * extent, 2));
+    tensor.read(bytes, 0);
+    return [tensor.name, { dtype: tensor.dtype, shape: tensor.shape, bytes }];
+  });
+  return writeModel(directory, config, new Map(stored));
+}
+
+/** The bytes of all parameters, by rank and name. */
+function parametersOf(ranks: readonly RankModel[]): Map<string, Buffer> {
+  return new Map(
+    ranks.flatMap(({ rank, context }) =>
+      context.parameters.map(({ name, tensor }) => [`${rank} ${name}`, Buffer.from(bytesOf(tensor))] as const),
+    ),
+  );
+}
+
+interface Format {
+  readonly name: string;
+  readonly path: () => string;
+  readonly worldSizes: readonly number[];
+  readonly options?: LoadRanksOptions;
+}
+
+describe("one read a byte", function () {
+  this.timeout(120_000);
+  let folder = "";
+  const at = (name: string): string => join(folder, name);
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), "shardloom-reads-"));
+    writeSafetensors(at("bf16"), SMALL);
+    // Rows of whole blocks of 32.
+    const shape = { ...SMALL, hidden: 288, headSize: 32 };
+    for (const mix of ["BF16", "Q4_1", "Q8_0"]) writeMadeUpModel(at(`${mix}.gguf`), shape, madeUpMix(mix));
+    const options = { model: at("bf16"), plugins: ["@shardloom/bitsandbytes"], threads: 1 };
+    await quantize({ ...options, format: "int8", out: at("int8") });
+  });
+  after(() => rmSync(folder, { recursive: true, force: true }));
+
+  const upToNine = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+  const formats: readonly Format[] = [
+    { name: "safetensors", path: () => at("bf16"), worldSizes: upToNine },
+    { name: "safetensors as f32", path: () => at("bf16"), worldSizes: [6], options: { dtype: "f32" } },
+    { name: ".gguf in BF16", path: () => at("BF16.gguf"), worldSizes: [2, 6], options: { plugins: [gguf] } },
+    { name: ".gguf in Q4_1", path: () => at("Q4_1.gguf"), worldSizes: [1, 2, 5, 9], options: { plugins: [gguf] } },
+    { name: ".gguf in Q8_0", path: () => at("Q8_0.gguf"), worldSizes: [4, 9], options: { plugins: [gguf] } },
+    { name: "INT8", path: () => at("int8"), worldSizes: [2, 6, 9], options: { plugins: [bitsandbytes] } },
+  ];
+  for (const { name, path, worldSizes, options = {} } of formats) {
+    for (const worldSize of worldSizes) {
+      it(`${name} at ${worldSize} ranks`, async () => {
+        const alone = await loadRanks(path(), worldSize, options);
+        const together = await loadRanks(path(), worldSize, { ...options, shared: sharedReadsInTurns(1) });
+        const bytesRead = together.reduce((sum, { report }) => sum + report.bytesRead, 0);
+        const [expected, received] = [parametersOf(alone), parametersOf(together)];
+        for (const [parameter, bytes] of expected) assert.ok(received.get(parameter)?.equals(bytes), parameter);
+        const amplification = bytesRead / weightBytes(path());
+        assert.ok(amplification <= MOST, `expected at most ${MOST} but received ${amplification.toFixed(3)}`);
+      });
+    }
+  }
+});
