@@ -13,6 +13,7 @@
 #include <mutex>
 
 #include "arguments.h"
+#include "block_split.h"
 #include "kernels/kernels.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -97,51 +98,10 @@ void read_all(AddonInstance& instance, const Request& request, std::int64_t runs
   });
 }
 
-// Blocks of codes, as src/checkpoint/block-layout.ts says.
-struct BlockLayout {
-  std::int64_t block_bytes;
-  std::int64_t codes_offset;
-  std::int64_t groups;
-  std::int64_t group_bytes;
-  bool four_bits;
-  std::int64_t header_offset;
-  std::int64_t header_bytes;
-
-  std::int64_t code_bytes() const { return groups * group_bytes; }
-};
-
 // Bytes that are staged and taken apart at a time: they stay in the cache.
 constexpr std::int64_t kStagedBytes = 96 * 1024;
 // What taking a byte apart costs, roughly.
-constexpr double kSplitByteNs = 0.2;
-
-// Byte i of `bytes` holds element i in its low half and element `bytes` + i in its high half.
-void pack_neighbours(const std::uint8_t* source, std::int64_t bytes, std::uint8_t* out) {
-  const std::int64_t half = bytes / 2;
-  for (std::int64_t i = 0; i < half; i++) {
-    std::uint16_t pair;
-    std::memcpy(&pair, source + 2 * i, sizeof pair);
-    out[i] = static_cast<std::uint8_t>(((pair & 15) << 4) | ((pair >> 8) & 15));
-    out[half + i] = static_cast<std::uint8_t>((pair & 0xf0) | (pair >> 12));
-  }
-}
-
-void split_blocks(const BlockLayout& layout, const std::uint8_t* source, std::int64_t count, std::uint8_t* codes,
-                  std::uint8_t* headers) {
-  for (std::int64_t block = 0; block < count; block++, source += layout.block_bytes) {
-    std::memcpy(headers + block * layout.header_bytes, source + layout.header_offset,
-                static_cast<std::size_t>(layout.header_bytes));
-    std::uint8_t* out = codes + block * layout.code_bytes();
-    const std::uint8_t* stored = source + layout.codes_offset;
-    if (!layout.four_bits) {
-      std::memcpy(out, stored, static_cast<std::size_t>(layout.code_bytes()));
-      continue;
-    }
-    for (std::int64_t group = 0; group < layout.groups; group++) {
-      pack_neighbours(stored + group * layout.group_bytes, layout.group_bytes, out + group * layout.group_bytes);
-    }
-  }
-}
+constexpr double kSplitByteNs = 0.1;
 
 // Reads and splits the blocks of the range, counted over all runs, `blocks` of them in each.
 void read_block_range(const Request& request, const BlockLayout& layout, std::int64_t blocks, Range range,

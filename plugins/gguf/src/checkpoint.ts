@@ -1,6 +1,6 @@
 import type { Checkpoint, CheckpointTensor, RandomAccessFile } from "shardloom/plugin";
 import { BlockTensor, bounded } from "./block-tensor.js";
-import { type ReadBytes, unpermuted } from "./row-order.js";
+import { type ReadBytes, rowsInFile, unpermuted } from "./row-order.js";
 import type { StoredTensor } from "./tensor-layout.js";
 import { TensorReader } from "./tensor-reader.js";
 
@@ -43,5 +43,20 @@ function plainTensor(
   const inFileOrder: ReadBytes = (destination, byteOffset) => reader.read(stored, "values", destination, byteOffset);
   const read =
     rotaryHeads === null ? inFileOrder : unpermuted(inFileOrder, { rows, rowBytes: sizeBytes / rows }, rotaryHeads);
-  return { name, dtype: format.dtype, shape, file, read: bounded(name, sizeBytes, read) };
+  const plain = { name, dtype: format.dtype, shape, file, read: bounded(name, sizeBytes, read) };
+  const [, columns, ...inner] = shape;
+  if (columns === undefined || inner.length > 0) return plain;
+  // Of a matrix, rows at equal distances come in one read.
+  const elementBytes = sizeBytes / (rows * columns);
+  const readSlice: CheckpointTensor["readSlice"] = ([row, column], destination) => {
+    if (row === undefined || column === undefined || destination.length === 0) return;
+    const runBytes = (column.end - column.start) * elementBytes;
+    const rowBytes = columns * elementBytes;
+    for (const { first, stride, runs, to } of rowsInFile(row, rows, rotaryHeads)) {
+      const at = (to - row.start) * runBytes;
+      const strided = { position: first * rowBytes + column.start * elementBytes, runBytes, stride: stride * rowBytes, runs };
+      reader.readRuns(stored, strided, destination.subarray(at, at + runs * runBytes));
+    }
+  };
+  return { ...plain, readSlice };
 }

@@ -1,5 +1,5 @@
 /** Reads any byte range of what a stored tensor holds, touching only the blocks that cover it. */
-import { InternalError, type RandomAccessFile } from "shardloom/plugin";
+import { InternalError, type RandomAccessFile, type StridedRuns } from "shardloom/plugin";
 import { ScaleStash } from "./scale-stash.js";
 import type { StoredTensor } from "./tensor-layout.js";
 import { type BlockFormat, isLaidOut, type Unpacked, writeValues } from "./unpacking.js";
@@ -62,6 +62,14 @@ export class TensorReader {
     }
     if (plane !== "values") throw new InternalError(`${tensor.name} of type ${format.name} has no ${plane}`);
     this.#readFile(destination, tensor.position + byteOffset);
+  }
+
+  /** Runs of bytes of a tensor that is stored as it is, at equal distances; the first at `position` in the tensor. */
+  readRuns(tensor: StoredTensor, { position, runBytes, stride, runs }: StridedRuns, destination: Uint8Array): void {
+    const gapless = stride === runBytes || runs === 1;
+    const whole = { position: tensor.position + position, runBytes: runBytes * runs, stride: 0, runs: 1 };
+    this.#file.readRuns(destination, gapless ? whole : { ...whole, runBytes, stride, runs }, tensor.name);
+    this.#bytesRead += destination.length;
   }
 
   /**
