@@ -24,7 +24,7 @@ napi_value finish(Arguments& arguments, std::unique_ptr<PreparedWeight> weight, 
   weight->regions[0] = operands.codes;
   weight->regions[1] = operands.scales;
   weight->regions[2] = operands.minimums;
-  const bool arranged = arrange(*weight, operands.codes, operands.scales, operands.minimums, inputs, block_size);
+  const bool arranged = arrange(instance, *weight, operands.codes, operands.scales, operands.minimums, inputs, block_size);
   const std::int32_t handle = arranged ? instance.weights.add(std::move(weight)) : 0;
   arguments.expect(handle != 0, "not enough memory for another weight");
   napi_value number = nullptr;

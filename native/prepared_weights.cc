@@ -4,6 +4,8 @@
 #include <cmath>
 #include <new>
 
+#include "arrange_codes.h"
+#include "instance.h"
 #include "kernels/arranged_layout.h"
 
 namespace shardloom {
@@ -11,6 +13,8 @@ namespace {
 
 constexpr std::align_val_t kAlignment{64};
 constexpr std::int64_t kLine = 64;
+// What arranging a byte of codes takes, roughly.
+constexpr double kNsPerArrangedByte = 0.1;
 
 // An odd number of cache lines, so that rows do not compete for the same cache sets.
 std::int64_t row_stride(std::int64_t bytes) { return ((bytes + kLine - 1) / kLine | 1) * kLine; }
@@ -51,14 +55,31 @@ void arrange_all_values(float* values, std::int64_t outputs, std::int64_t blocks
   if (row < outputs) arrange_values(values + row * blocks, outputs - row, blocks, tail);
 }
 
-void arrange_all_codes(std::uint8_t* codes, std::int64_t outputs, std::int64_t row_bytes, bool code4,
-                       std::uint8_t* group, std::uint8_t* tail) {
-  std::int64_t row = 0;
-  for (; row + kGroupRows <= outputs; row += kGroupRows) {
-    arrange_codes(codes + row * row_bytes, kGroupRows, row_bytes, code4, group);
-    std::memcpy(codes + row * row_bytes, group, static_cast<std::size_t>(kGroupRows * row_bytes));
+// A group is copied first: that reads it in order, and rows that are a power of two apart then come from the cache.
+void arrange_groups(std::uint8_t* codes, std::int64_t row_bytes, bool code4, Range groups, std::uint8_t* scratch) {
+  const std::int64_t group_bytes = row_bytes * kGroupRows;
+  for (std::int64_t group = groups.begin; group < groups.end; group++) {
+    std::uint8_t* rows = codes + group * group_bytes;
+    std::memcpy(scratch, rows, static_cast<std::size_t>(group_bytes));
+    (code4 ? arrange_whole_group<true> : arrange_whole_group<false>)(scratch, row_bytes, rows);
   }
-  if (row < outputs) arrange_codes(codes + row * row_bytes, outputs - row, row_bytes, code4, tail);
+}
+
+// On all threads; on this one alone, with the scratch memory `group`, where a group is longer than a thread's workspace.
+void arrange_all_codes(AddonInstance& instance, std::uint8_t* codes, std::int64_t outputs, std::int64_t row_bytes,
+                       bool code4, std::uint8_t* group, std::uint8_t* tail) {
+  const std::int64_t group_bytes = row_bytes * kGroupRows;
+  const std::int64_t groups = outputs / kGroupRows;
+  const std::int64_t left = outputs - groups * kGroupRows;
+  if (group_bytes > static_cast<std::int64_t>(kWorkspaceBytes) || instance.workspace == nullptr) {
+    arrange_groups(codes, row_bytes, code4, Range{0, groups}, group);
+  } else {
+    const Work work = {groups, 1, static_cast<double>(group_bytes) * kNsPerArrangedByte};
+    instance.parallel(work, [&](Range range, void* workspace) {
+      arrange_groups(codes, row_bytes, code4, range, static_cast<std::uint8_t*>(workspace));
+    });
+  }
+  if (left > 0) arrange_codes(codes + groups * group_bytes, left, row_bytes, code4, tail);
 }
 
 }  // namespace
@@ -95,8 +116,8 @@ bool quantize_codebook(ArrangedCode4& weight, const float* codebook) {
          quantize_entries(codebook, kCodebook8Limit, weight.codebook8, weight.step8);
 }
 
-bool arrange(PreparedWeight& weight, const Region& codes, const Region& scales, const Region& minimums,
-             std::int64_t inputs, std::int64_t block_size) {
+bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& codes, const Region& scales,
+             const Region& minimums, std::int64_t inputs, std::int64_t block_size) {
   const std::int64_t row_bytes = codes.columns;
   const std::int64_t blocks = inputs / block_size;
   const std::size_t group_bytes = static_cast<std::size_t>(row_bytes * kGroupRows);
@@ -115,7 +136,8 @@ bool arrange(PreparedWeight& weight, const Region& codes, const Region& scales, 
   auto* tail_codes = reinterpret_cast<std::uint8_t*>(tail);
   float* tail_scales = values_after(tail, 0);
   float* tail_minimums = values_after(tail, value_bytes);
-  arrange_all_codes(static_cast<std::uint8_t*>(codes.data), codes.rows, row_bytes, weight.is_code4, group, tail_codes);
+  arrange_all_codes(instance, static_cast<std::uint8_t*>(codes.data), codes.rows, row_bytes, weight.is_code4, group,
+                    tail_codes);
   float* values = values_after(scratch.get(), 0);
   arrange_all_values(static_cast<float*>(scales.data), codes.rows, blocks, values, tail_scales);
   const bool has_minimums = minimums.data != nullptr;

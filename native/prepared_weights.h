@@ -13,6 +13,8 @@
 
 namespace shardloom {
 
+struct AddonInstance;
+
 // Memory that grows and never shrinks, aligned to 64 bytes. What it held is lost when it grows.
 class QuantizedBuffer {
  public:
@@ -47,9 +49,9 @@ struct PreparedWeight {
   const ArrangedMatrix& matrix() const { return is_code4 ? static_cast<const ArrangedMatrix&>(code4) : int8; }
 };
 
-// Puts a weight in order where it is. False, with nothing changed, when memory is short.
-bool arrange(PreparedWeight& weight, const Region& codes, const Region& scales, const Region& minimums,
-             std::int64_t inputs, std::int64_t block_size);
+// Puts a weight in order where it is, on the threads of `instance`. False, with nothing changed, when memory is short.
+bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& codes, const Region& scales,
+             const Region& minimums, std::int64_t inputs, std::int64_t block_size);
 
 // Whole numbers for the entries of a codebook. False when an entry is no number or too close to 0 to be kept.
 bool quantize_codebook(ArrangedCode4& weight, const float* codebook);

@@ -13,7 +13,7 @@ import { readMemory } from "../core/machine-memory.js";
 import { readTopology } from "../core/machine-topology.js";
 import { checkWorldSize } from "../core/rank.js";
 import { type CapacityOptions, planCapacity } from "../engine/capacity.js";
-import { createEngine, type Engine } from "../engine/engine.js";
+import { createEngine, type Engine, type EngineText, prepareText } from "../engine/engine.js";
 import type { Activations } from "../kernels/activation-levels.js";
 import { createKernels } from "../kernels/select.js";
 import { kernelSelection } from "../kernels/selection.js";
@@ -145,7 +145,8 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     ...capacity,
     ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
   };
-  const executor = await startCoordinator({
+  const unprepared = new AbortController();
+  const starting = startCoordinator({
     ranks,
     config,
     plugins,
@@ -158,12 +159,25 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     ...(options.profileSteps === undefined ? {} : { profileSteps: options.profileSteps }),
     ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
     ...(profiled ? { loadProfileOriginMs: originMs } : {}),
-    ...(signal === undefined ? {} : { signal }),
+    signal: signal === undefined ? unprepared.signal : AbortSignal.any([signal, unprepared.signal]),
   });
+  let text: EngineText;
+  try {
+    // While ranks load.
+    text = prepareText(description, config);
+  } catch (error) {
+    unprepared.abort();
+    await starting.then(
+      (executor) => executor.close(),
+      () => {},
+    );
+    throw error;
+  }
+  const executor = await starting;
   try {
     const { model } = options;
     const loadProfile = profiled ? groupLoadProfile(executor.reports, ranks, { model, originMs }) : undefined;
-    return createEngine({ executor, description, logger, loadProfile });
+    return createEngine({ executor, description, text, logger, loadProfile });
   } catch (error) {
     await executor.close();
     throw error;

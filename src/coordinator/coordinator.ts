@@ -13,7 +13,7 @@ import { readStepProfile, type StepProfile } from "../core/step-profile.js";
 import { createStepProfile, type StepProfileHandle } from "../core/step-profile-memory.js";
 import type { ModelConfig } from "../models/model.js";
 import type { RankReport } from "../rank/model-runner.js";
-import type { RankOptions } from "../rank/rank-options.js";
+import { type RankOptions, withoutText } from "../rank/rank-options.js";
 import type { RankInit } from "../rank/rank-service.js";
 import { Step, type StepLimits, type Steps } from "../rank/step.js";
 import { CoordinatorChannel, STEP_RUN, STEP_STOP } from "../rank/step-channel.js";
@@ -230,10 +230,11 @@ function rankInits(
   const spinMs = worldSize <= placement.cpus ? SPIN_MS : 0;
   const sharedReads = worldSize === 1 ? null : createSharedReads();
   const [first, ...others] = shared.steps;
+  const told = withoutText(options.ranks);
   return threads.map((own, rank) => ({
     rank,
     threads: own,
-    options: options.ranks,
+    options: told,
     plugins: options.plugins ?? [],
     steps: [first.handle, ...others.map(({ handle }) => handle)],
     channel: shared.channel.handle,

@@ -20,7 +20,7 @@ import {
 } from "../loading/sharded-state/manifest.js";
 import { STATE_METHOD } from "../loading/sharded-state/quantization.js";
 import { planGroup } from "../rank/group-plan.js";
-import type { RankOptions } from "../rank/rank-options.js";
+import { type RankOptions, withoutText } from "../rank/rank-options.js";
 import type { ShardTaskSetup } from "../rank/shard-task.js";
 import type { WrittenShard } from "../rank/shard-writer.js";
 import { runTasks, throwIfCancelled } from "./task-pool.js";
@@ -88,7 +88,7 @@ async function write(request: ShardCheckpointRequest, directory: string, totalBy
   const { ranks, plugins, threads, maxFileBytes, signal, onProgress, out, loader } = request;
   const { worldSize } = ranks;
   const shards = new Map<number, WrittenShard>();
-  const setup: ShardTaskSetup = { options: ranks, plugins, directory, maxFileBytes };
+  const setup: ShardTaskSetup = { options: withoutText(ranks), plugins, directory, maxFileBytes };
   let bytesDone = 0;
   await runTasks<number, WrittenShard>(
     Array.from({ length: worldSize }, (_, rank) => rank),

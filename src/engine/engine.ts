@@ -39,6 +39,8 @@ const DEFAULT_MAX_QUEUED_REQUESTS = 1024;
 export interface EngineOptions {
   readonly executor: Executor;
   readonly description: ModelDescription;
+  /** What `prepareText` made of the description, where that was done before. */
+  readonly text?: EngineText | undefined;
   readonly logger: Logger;
   /** More requests than this waiting for their first step are refused. Default 1024. */
   readonly maxQueuedRequests?: number | undefined;
@@ -75,21 +77,33 @@ interface Active {
   readonly detach: () => void;
 }
 
+/** What an engine makes of a model's description: how prompts become tokens, and which ids end an answer. */
+export interface EngineText {
+  readonly tools: PromptTools;
+  readonly endOfSequenceIds: readonly number[];
+}
+
 /**
- * An engine over an executor that is ready to run steps. Throws CheckpointError `INVALID_TOKENIZER` or
- * `INVALID_GENERATION_CONFIG`, OptionError `INVALID_OPTION`; the executor is then left to the caller.
+ * Takes as long as a vocabulary is large, and needs no rank: there is time for it while ranks load. Throws CheckpointError
+ * `INVALID_TOKENIZER` or `INVALID_GENERATION_CONFIG`.
  */
-export function createEngine(options: EngineOptions): Engine {
-  const { executor, description } = options;
-  const { vocabularySize, endOfSequenceIds } = executor.config;
+export function prepareText(description: ModelDescription, config: ModelConfig): EngineText {
+  const { vocabularySize, endOfSequenceIds } = config;
   const { tokenizer: files, chatTemplate, generationConfig } = description;
   const tokenizer = files === null ? null : new Tokenizer(files.tokenizer, files.config, vocabularySize);
-  const tools: PromptTools = {
-    tokenizer,
-    chatTemplate: chatTemplate === null ? null : new ChatTemplate(chatTemplate, tokenizer?.specialTokens ?? new Map()),
-    vocabularySize,
+  const template = chatTemplate === null ? null : new ChatTemplate(chatTemplate, tokenizer?.specialTokens ?? new Map());
+  return {
+    tools: { tokenizer, chatTemplate: template, vocabularySize },
+    endOfSequenceIds: endOfSequenceIdsOf(endOfSequenceIds, generationConfig, tokenizer),
   };
-  return new Engine(options, tools, endOfSequenceIdsOf(endOfSequenceIds, generationConfig, tokenizer));
+}
+
+/**
+ * An engine over an executor that is ready to run steps. Throws OptionError `INVALID_OPTION`, and what `prepareText` throws;
+ * the executor is then left to the caller.
+ */
+export function createEngine(options: EngineOptions): Engine {
+  return new Engine(options, options.text ?? prepareText(options.description, options.executor.config));
 }
 
 export class Engine {
@@ -116,7 +130,7 @@ export class Engine {
   #closing: Promise<void> | null = null;
 
   /** Use `createEngine`. */
-  constructor(options: EngineOptions, tools: PromptTools, endOfSequenceIds: readonly number[]) {
+  constructor(options: EngineOptions, { tools, endOfSequenceIds }: EngineText) {
     const { executor } = options;
     this.#executor = executor;
     this.#logger = options.logger;

@@ -54,7 +54,12 @@ function plainTensor(
     const rowBytes = columns * elementBytes;
     for (const { first, stride, runs, to } of rowsInFile(row, rows, rotaryHeads)) {
       const at = (to - row.start) * runBytes;
-      const strided = { position: first * rowBytes + column.start * elementBytes, runBytes, stride: stride * rowBytes, runs };
+      const strided = {
+        position: first * rowBytes + column.start * elementBytes,
+        runBytes,
+        stride: stride * rowBytes,
+        runs,
+      };
       reader.readRuns(stored, strided, destination.subarray(at, at + runs * runBytes));
     }
   };

@@ -100,6 +100,33 @@ describe("the checkpoint that layers load a GGUF file from", () => {
     });
   }
 
+  it("reads any slice of a plain matrix as its rows and columns one by one", () => {
+    const plain = [...checkpoint.tensors.values()].filter(({ readSlice }) => readSlice !== undefined);
+    assert.ok(
+      plain.some(({ name, dtype }) => name.includes("k_proj") && dtype === "bf16"),
+      "one whose rows are in another order in the file",
+    );
+    const extent = (length = 0) =>
+      fc.tuple(fc.nat(length), fc.nat(length)).map(([a, b]) => ({ start: Math.min(a, b), end: Math.max(a, b) }));
+    const slices = fc
+      .constantFrom(...plain)
+      .chain((tensor) => fc.tuple(fc.constant(tensor), extent(tensor.shape[0]), extent(tensor.shape[1])));
+    fc.assert(
+      fc.property(slices, ([{ name, dtype, shape, read, readSlice }, row, column]) => {
+        const width = dtype === "f32" ? 4 : 2;
+        const runBytes = (column.end - column.start) * width;
+        const expected = new Uint8Array((row.end - row.start) * runBytes);
+        for (let r = row.start; r < row.end; r++) {
+          const at = (r - row.start) * runBytes;
+          read(expected.subarray(at, at + runBytes), (r * (shape[1] ?? 0) + column.start) * width);
+        }
+        const received = new Uint8Array(expected.length);
+        readSlice?.([row, column], received);
+        assert.deepEqual(received, expected, name);
+      }),
+    );
+  });
+
   it("is the file as it is where no layer takes codes", () => {
     const view = quantizationOf(checkpoint).checkpoint ?? assert.fail();
     assert.deepEqual([...view.tensors.keys()], [...checkpoint.tensors.keys()]);
