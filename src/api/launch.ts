@@ -22,6 +22,7 @@ import { selectFamily } from "../models/registry.js";
 import { checkThreadsPerRank } from "../parallel/placement.js";
 import { chooseWorldSize } from "../parallel/world-size.js";
 import type { RankOptions } from "../rank/rank-options.js";
+import { MAX_STEPS_IN_FLIGHT } from "../rank/step-channel.js";
 import { checkActivations, checkDtype, checkPinning, checkRanks, choiceOf } from "./option-checks.js";
 
 /** How far one rank is with loading. */
@@ -155,7 +156,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
     pinning,
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
     ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
-    stepsInFlight: 2,
+    stepsInFlight: MAX_STEPS_IN_FLIGHT,
     ...(options.profileSteps === undefined ? {} : { profileSteps: options.profileSteps }),
     ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
     ...(profiled ? { loadProfileOriginMs: originMs } : {}),

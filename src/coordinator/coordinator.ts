@@ -6,7 +6,7 @@
 import { createSharedReads } from "../checkpoint/shared-reads-memory.js";
 import { type CollectiveRegion, createRegion } from "../collectives/region.js";
 import { abortRegion } from "../collectives/shared-memory.js";
-import { RequestError } from "../core/errors.js";
+import { RequestError, type ShardloomError } from "../core/errors.js";
 import { createLogger, type Logger } from "../core/logger.js";
 import { checkWorldSize } from "../core/rank.js";
 import { readStepProfile, type StepProfile } from "../core/step-profile.js";
@@ -52,10 +52,20 @@ export interface CoordinatorOptions extends ThreadOptions {
   readonly profileSteps?: boolean;
   /** Has ranks record how they load (`RankReport.profile`), in time since then: milliseconds of the Unix epoch. */
   readonly loadProfileOriginMs?: number;
-  /** Steps that may be in flight at a time: with 2, ranks go on while the coordinator reads results. Default 1. */
-  readonly stepsInFlight?: 1 | 2;
+  /**
+   * Steps that may be in flight at a time, MAX_STEPS_IN_FLIGHT at most: with 2, ranks go on while the coordinator reads
+   * results; with more, it reads those of several steps at a time. Default 1.
+   */
+  readonly stepsInFlight?: number;
   /** What runs in the threads, if not workers/rank.js: tests have ranks of their own. */
   readonly thread?: ThreadEntry;
+}
+
+/** A step that was posted, and those who wait for it. */
+interface Flight {
+  readonly sequence: number;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
 }
 
 /** What the ranks share: the arrays of a step, the signals around it, and the place where they meet. */
@@ -135,8 +145,9 @@ export class Coordinator {
   readonly #shared: SharedMemory;
   readonly #group: RankGroup;
   readonly #timeouts: CoordinatorTimeouts;
-  /** Settles, and never rejects, when no step is in flight. */
-  #idle: Promise<unknown> = Promise.resolve();
+  /** Oldest first. */
+  readonly #flights: Flight[] = [];
+  #watching = false;
   #closed: Promise<void> | undefined;
 
   /** Made by `startCoordinator`. */
@@ -161,27 +172,57 @@ export class Coordinator {
 
   /**
    * Runs the step that has been written, after those before it; as many calls at a time as there are arrays. Resolves when
-   * every rank is done with the arrays. Rejects with the error of the rank that failed, RankError `RANK_EXITED`, RankError `RANK_TIMEOUT` naming the ranks that did not
-   * finish, or RankError `RANKS_CLOSED` after `close`; once it rejected, it always does.
+   * every rank is done with the arrays; where more than two steps are in flight, not before ranks are at the last of them.
+   * Rejects with the error of the rank that failed, RankError `RANK_EXITED`, RankError `RANK_TIMEOUT` naming the ranks that
+   * did not finish, or RankError `RANKS_CLOSED` after `close`; once it rejected, it always does.
    */
   async execute(): Promise<void> {
     if (this.#group.failure !== null) throw this.#group.failure;
     if (this.#closed !== undefined) throw ranksClosed();
-    const done = this.#waitDone(this.#shared.channel.post(STEP_RUN), this.#idle);
-    this.#idle = done.catch(() => {});
+    const { channel } = this.#shared;
+    const sequence = channel.post(STEP_RUN);
+    const done = new Promise<void>((resolve, reject) => this.#flights.push({ sequence, resolve, reject }));
+    if (this.#watching) channel.awaitStep(this.#awaited);
+    else void this.#watch();
     await done;
   }
 
-  /** Waits for one step at a time: its time begins when the one before it is done. */
-  async #waitDone(sequence: number, before: Promise<unknown>): Promise<void> {
-    await before;
+  /** The step to wait for: ranks have one left when it is done, and need not wait for the next. */
+  get #awaited(): number {
+    return (this.#flights.at(-2) ?? this.#flights.at(-1))?.sequence ?? 0;
+  }
+
+  /** Tells whoever waits for a step, as long as there are any in flight. Never rejects. */
+  async #watch(): Promise<void> {
+    this.#watching = true;
     const { channel } = this.#shared;
     const { stepTimeoutMs } = this.#timeouts;
-    const outcome = await channel.waitDone(stepTimeoutMs, sequence);
-    if (outcome === "done") return;
-    if (outcome === "timedOut") this.#group.fail(stepTimeout(channel.unfinishedRanks(sequence), stepTimeoutMs));
-    if (this.#closed !== undefined && this.#group.failure === null) throw ranksClosed();
-    throw await this.#group.awaitFailure(channel.failedRank);
+    let failure: ShardloomError | null = null;
+    while (this.#flights.length > 0 && failure === null) {
+      const outcome = await channel.waitDone(stepTimeoutMs, this.#awaited);
+      this.#land();
+      if (outcome === "timedOut") {
+        this.#group.fail(stepTimeout(channel.unfinishedRanks(channel.finished + 1), stepTimeoutMs));
+      }
+      if (outcome !== "done") failure = await this.#failureOf(channel.failedRank);
+    }
+    for (const { reject } of this.#flights.splice(0)) reject(failure);
+    this.#watching = false;
+  }
+
+  /** Settles the steps that are done. */
+  #land(): void {
+    for (;;) {
+      const [oldest] = this.#flights;
+      if (oldest === undefined || !this.#shared.channel.isDone(oldest.sequence)) return;
+      this.#flights.shift();
+      oldest.resolve();
+    }
+  }
+
+  async #failureOf(suspect: number | null): Promise<ShardloomError> {
+    if (this.#closed !== undefined && this.#group.failure === null) return ranksClosed();
+    return await this.#group.awaitFailure(suspect);
   }
 
   /** Where the time of the steps so far went; null unless profiling was asked for. To be called between steps. */
@@ -207,9 +248,8 @@ export class Coordinator {
   }
 }
 
-function createSteps(limits: StepLimits, inFlight: 1 | 2): Steps {
-  const first = Step.create(limits);
-  return inFlight === 1 ? [first] : [first, Step.create(limits)];
+function createSteps(limits: StepLimits, inFlight: number): Steps {
+  return [Step.create(limits), ...Array.from({ length: inFlight - 1 }, () => Step.create(limits))];
 }
 
 /** Makes ranks leave their collectives, and the coordinator stop waiting for them. */

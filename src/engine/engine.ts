@@ -29,6 +29,7 @@ import { Scheduler, type StepPlan } from "./scheduler.js";
 import { ScoringTask } from "./scoring-task.js";
 import { type FinishReason, Sequence } from "./sequence.js";
 import { writeStep } from "./step-writer.js";
+import { StepsAhead } from "./steps-ahead.js";
 import { StopStringMatcher } from "./stop-strings.js";
 import type { Task } from "./task.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -116,6 +117,7 @@ export class Engine {
   readonly #now: () => number;
   readonly #pool: BlockPool;
   readonly #scheduler: Scheduler;
+  readonly #ahead: StepsAhead;
   readonly #active = new Map<Sequence, Active>();
   #nextId = 0;
   #looping = false;
@@ -140,7 +142,8 @@ export class Engine {
     this.#maxQueuedRequests = checkQueueSize(options.maxQueuedRequests ?? DEFAULT_MAX_QUEUED_REQUESTS);
     this.#now = options.now ?? (() => performance.now());
     this.#pool = new BlockPool(executor.blocks, executor.blockSize);
-    this.#scheduler = new Scheduler(executor.steps[0].limits, this.#pool);
+    this.#scheduler = new Scheduler(executor.steps[0].limits, this.#pool, executor.steps.length);
+    this.#ahead = new StepsAhead(executor.steps.length, this.#now);
   }
 
   get config(): ModelConfig {
@@ -319,10 +322,12 @@ export class Engine {
     try {
       for (;;) {
         this.#beginSteps();
-        const flight = this.#flights.shift();
-        if (flight === undefined) break;
-        await flight.done;
-        this.#acceptAll(flight);
+        const { awaited } = this.#ahead;
+        if (awaited === 0) break;
+        await this.#flights[awaited - 1]?.done;
+        const landed = this.#flights.splice(0, awaited);
+        this.#ahead.taken(landed);
+        for (const flight of landed) this.#acceptAll(flight);
         // Timers, signals and sockets get their turn whatever the executor does.
         await eventLoopTurn();
       }
@@ -336,7 +341,7 @@ export class Engine {
   /** Has as many steps in flight as the executor takes: ranks need not wait for what is done here with the results. */
   #beginSteps(): void {
     const { steps, blockSize } = this.#executor;
-    while (this.#flights.length < steps.length && this.#scheduler.hasWork) {
+    while (this.#ahead.room && this.#scheduler.hasWork) {
       const plan = this.#scheduler.schedule();
       const step = stepOf(steps, this.#begun);
       if (plan.tokens > 0) {
@@ -345,6 +350,7 @@ export class Engine {
         // Whoever waits for it is told; nobody does once a step before it has failed.
         done.catch(() => {});
         this.#flights.push({ plan, step, done });
+        this.#ahead.begun(plan);
         this.#begun++;
       }
       this.#scheduler.advance();

@@ -10,9 +10,9 @@
  * none is left, the youngest running sequence is preempted: it gives back its blocks and, once admitted again, computes
  * its prompt and the tokens it has generated so far anew. Nothing that was streamed is lost.
  *
- * A step may be planned while the one before it runs (`advance`). What that one chooses is not known yet, only that it
- * will be one token more for every sequence sampled from: the new step takes it from the results (`Sequence.feed`). When it
- * turns out that the sequence has ended with that token, its part in the new step was in vain.
+ * A step may be planned while those before it run (`advance`). What they choose is not known yet, only that it will be one
+ * token more for every sequence sampled from: the new step takes it from the results of the step before (`Sequence.feed`).
+ * When it turns out that the sequence has ended with that token, its part in the new step was in vain.
  *
  * Invariants:
  * - `running` and `waiting` are in order of arrival, and everything running came before everything waiting.
@@ -25,7 +25,7 @@ import type { StepLimits } from "../rank/step.js";
 import type { BlockPool } from "./kv-cache.js";
 import type { FinishReason, Sequence } from "./sequence.js";
 
-/** What one step computes. The object is used again by the step after the next one. */
+/** What one step computes. The object is used again when as many steps have been planned as may be in flight. */
 export interface StepPlan {
   /** In the order they stand in the step; see `Sequence.stepTokens`. */
   readonly sequences: readonly Sequence[];
@@ -53,15 +53,19 @@ export class Scheduler {
   readonly #pool: BlockPool;
   readonly #waiting: Sequence[] = [];
   readonly #running: Sequence[] = [];
-  /** Of the step being planned; the other one is that of the step before, which may still run. */
+  /** Of the steps planned last, in turn: they may still run. */
+  readonly #plans: readonly Plan[];
+  /** Of the step being planned. */
   #plan = emptyPlan();
-  #planBefore = emptyPlan();
+  /** Its number: of steps that compute something. */
+  #step = 0;
   /** Whether the plan has not been taken up by `advance`. */
   #planned = false;
   #preemptions = 0;
 
-  constructor(limits: SchedulerLimits, pool: BlockPool) {
+  constructor(limits: SchedulerLimits, pool: BlockPool, stepsInFlight = 1) {
     invariant(limits.maxTokens > 0 && limits.maxSequences > 0 && limits.maxOutputs > 0, "a step must have room");
+    this.#plans = Array.from({ length: stepsInFlight }, emptyPlan);
     this.#limits = limits;
     this.#pool = pool;
   }
@@ -101,8 +105,7 @@ export class Scheduler {
    */
   schedule(): StepPlan {
     invariant(!this.#planned, "a step was planned while another one was being written");
-    const plan = this.#planBefore;
-    this.#planBefore = this.#plan;
+    const plan = this.#plans[this.#step % this.#plans.length] ?? this.#plan;
     this.#plan = plan;
     this.#planned = true;
     clear(plan);
@@ -117,8 +120,9 @@ export class Scheduler {
   advance(): void {
     for (const sequence of this.#plan.sequences) {
       sequence.computed += sequence.stepTokens;
-      if (sequence.task.kind === "generate") sequence.expected += sequence.stepOutputs;
+      sequence.expected += sequence.stepOutputs;
     }
+    if (this.#plan.tokens > 0) this.#step++;
     this.#planned = false;
   }
 
@@ -148,7 +152,7 @@ export class Scheduler {
     // The list may shrink from its end while we walk: that is where victims are taken.
     for (let i = 0; i < running.length && this.#tokensLeft > 0 && this.#outputsLeft > 0; i++) {
       const sequence = running[i];
-      if (sequence?.decoding !== true || sequence.exhausted) continue;
+      if (sequence?.decoding !== true || sequence.exhausted || !this.#knows(sequence)) continue;
       if (this.#makeRoom(sequence)) this.#place(sequence, 1);
     }
   }
@@ -200,9 +204,19 @@ export class Scheduler {
     }
   }
 
+  /**
+   * Whether all that the sequence goes on from is there when the planned step begins. A token that a step in flight chooses
+   * is, if that is the step before, and it is the last token; one that starts over has to wait for what it had.
+   */
+  #knows(sequence: Sequence): boolean {
+    if (sequence.expected === 0) return true;
+    if (sequence.task.kind === "score") return sequence.computed > 0;
+    return sequence.decoding && sequence.step === this.#step - 1;
+  }
+
   /** How many of its pending tokens the step has room for. */
   #chunkOf(sequence: Sequence): number {
-    if (sequence.exhausted) return 0;
+    if (sequence.exhausted || !this.#knows(sequence)) return 0;
     const tokens = Math.min(sequence.pending, this.#tokensLeft);
     if (sequence.task.kind === "score") return Math.min(tokens, rescored(sequence, tokens) + this.#outputsLeft);
     // Only the last pending token is sampled from; without an output it has to wait.
@@ -212,6 +226,7 @@ export class Scheduler {
   #place(sequence: Sequence, tokens: number): void {
     const plan = this.#plan;
     sequence.feed = sequence.firstOutput;
+    sequence.step = this.#step;
     sequence.stepTokens = tokens;
     sequence.stepOutputs =
       sequence.task.kind === "score" ? tokens - rescored(sequence, tokens) : tokens === sequence.pending ? 1 : 0;

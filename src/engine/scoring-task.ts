@@ -24,11 +24,12 @@ export class ScoringTask implements Task {
 
   accept(results: StepViews, firstOutput: number, outputs: number): FinishReason | null {
     const { sequence } = this;
-    for (let output = firstOutput; output < firstOutput + outputs; output++) {
-      const logprob = results.resultLogprobs[output] ?? Number.NaN;
-      checkFinite(results.resultIds[output] ?? -1, logprob, sequence.scored);
-      this.#nll[sequence.scored++] = -logprob;
+    for (let i = 0; i < outputs; i++) {
+      const logprob = results.resultLogprobs[firstOutput + i] ?? Number.NaN;
+      checkFinite(results.resultIds[firstOutput + i] ?? -1, logprob, sequence.scored + i);
+      this.#nll[sequence.scored + i] = -logprob;
     }
+    sequence.addScores(outputs);
     if (sequence.scored < this.#nll.length) return null;
     this.#receiver.resolve({ tokens: sequence.length, nllMean: mean(this.#nll), nll: this.#nll });
     return "length";

@@ -35,12 +35,14 @@ export class Sequence {
    * sequence is preempted.
    */
   computed = 0;
-  /** Tokens of the answer that steps in flight choose. */
+  /** What steps in flight will bring: tokens of the answer, or scores. */
   expected = 0;
   /** Scoring: tokens after the first whose score is known. Survives preemption. */
   scored = 0;
 
-  // Part in the step planned last; written by the scheduler, meaningful until the next one is planned.
+  // Part in the step planned last that it has a part in; written by the scheduler, meaningful until the next one is planned.
+  /** Number of that step. */
+  step = -1;
   /** Tokens computed in this step, from `computed` on. */
   stepTokens = 0;
   /** Rows of logits asked for: the last ones of `stepTokens`. */
@@ -97,6 +99,12 @@ export class Sequence {
   tokenAt(position: number): number {
     invariant(position >= 0 && position < this.#length, "a sequence was asked for a token it does not have");
     return this.#tokens[position] ?? 0;
+  }
+
+  /** Notes that so many more scores are known. */
+  addScores(count: number): void {
+    this.expected = Math.max(0, this.expected - count);
+    this.scored += count;
   }
 
   /** Appends a sampled token, the one that was expected if one was. */

@@ -6,12 +6,12 @@
  *     writes the arrays
  *     post(RUN): pending, sequence       -> waitForStep() returns
  *                                           reads the arrays, rank 0 writes the results
- *     waitDone() resolves                <- finishStep(): the last one signals
+ *     waitDone() resolves                <- finishStep(): the last one signals, if this step is awaited
  *     reads the results
  *
- * Up to STEPS_IN_FLIGHT steps may be posted and not done, each with arrays of its own: ranks then find the next step when
- * they have finished one, and nobody waits for the coordinator. They run steps in order, and a rank begins one only when
- * rank 0 has finished the step before: its results are there.
+ * Up to MAX_STEPS_IN_FLIGHT steps may be posted and not done, each with arrays of its own: ranks then find the next step
+ * when they have finished one, and nobody waits for the coordinator. They run steps in order, and a rank begins one only
+ * when rank 0 has finished the step before: its results are there. Steps before the one that is awaited wake nobody.
  *
  * Every access to a shared word is an Atomics operation and so sequentially consistent: what the coordinator wrote to
  * the arrays before it posted is seen by a rank that saw the new sequence number, and what the ranks wrote before they
@@ -25,7 +25,7 @@ const LINE_WORDS = 32;
 const WORD_BYTES = Int32Array.BYTES_PER_ELEMENT;
 
 /** Steps that may be posted and not done. A power of two, so that numbers may wrap. */
-export const STEPS_IN_FLIGHT = 2;
+export const MAX_STEPS_IN_FLIGHT = 4;
 
 /** Number of the step last posted; it wraps. Ranks wait on it. Written by the coordinator. */
 const SEQUENCE = 0 * LINE_WORDS;
@@ -35,9 +35,11 @@ const STOPPED = 1 * LINE_WORDS;
 const SIGNAL = 2 * LINE_WORDS;
 /** 0, or 1 + the first rank that failed, or 1 + worldSize when the coordinator gave up. Set once. */
 const FAILURE = 3 * LINE_WORDS;
+/** Number of the step that the coordinator waits for: those before it are done without a signal. Written by the coordinator. */
+const AWAITED = 4 * LINE_WORDS;
 /** Ranks that are not done with a step yet. Set by the coordinator before SEQUENCE, counted down by the ranks. */
-const FIRST_PENDING_LINE = 4;
-const FIRST_RANK_LINE = FIRST_PENDING_LINE + STEPS_IN_FLIGHT;
+const FIRST_PENDING_LINE = 5;
+const FIRST_RANK_LINE = FIRST_PENDING_LINE + MAX_STEPS_IN_FLIGHT;
 
 /** In a rank's line: number of the step it finished last. Written by the rank. */
 const RANK_FINISHED = 0;
@@ -66,7 +68,8 @@ export interface StepChannelHandle {
   readonly worldSize: number;
 }
 
-const pendingOf = (sequence: number): number => (FIRST_PENDING_LINE + (sequence & (STEPS_IN_FLIGHT - 1))) * LINE_WORDS;
+const pendingOf = (sequence: number): number =>
+  (FIRST_PENDING_LINE + (sequence & (MAX_STEPS_IN_FLIGHT - 1))) * LINE_WORDS;
 const rankLine = (rank: number): number => (FIRST_RANK_LINE + rank) * LINE_WORDS;
 const loadedWord = (rank: number): number => rankLine(rank) / 2 + RANK_LOADED_64;
 
@@ -107,7 +110,7 @@ export class CoordinatorChannel {
   }
 
   /**
-   * Posts a step to all ranks and returns its number. STEP_RUN needs the step STEPS_IN_FLIGHT before it to be done;
+   * Posts a step to all ranks and returns its number. STEP_RUN needs the step MAX_STEPS_IN_FLIGHT before it to be done;
    * STEP_STOP may be posted at any time and supersedes steps that a rank has not begun.
    */
   post(kind: StepKind): number {
@@ -125,24 +128,35 @@ export class CoordinatorChannel {
     return sequence;
   }
 
+  /** Has `waitDone` wait for this step from now on, also one in progress: it is not woken by those before it. */
+  awaitStep(sequence: number): void {
+    Atomics.store(this.#words, AWAITED, sequence);
+  }
+
   /**
-   * Resolves when every rank is done with the step, the last one posted by default ("done"), when a rank failed or
-   * `interrupt` was called ("failed"), or after `timeoutMs` ("timedOut"). Keeps the process alive until then. Never
-   * rejects. One call at a time.
+   * Resolves when every rank is done with the step, the last one posted by default, and so with all before it ("done"),
+   * when a rank failed or `interrupt` was called ("failed"), or when no step got done for `timeoutMs` ("timedOut"; found
+   * after twice that time at most). Keeps the process alive until then. Never rejects. One call at a time.
    */
   async waitDone(timeoutMs: number, sequence = Atomics.load(this.#words, SEQUENCE)): Promise<StepOutcome> {
     const words = this.#words;
-    const pending = pendingOf(sequence);
-    const deadline = performance.now() + timeoutMs;
+    let finished = this.finished;
+    let deadline = performance.now() + timeoutMs;
+    this.awaitStep(sequence);
     this.#beginWait();
     try {
       for (;;) {
         // Read before looking around: an event after the look changes it, and the wait below returns at once.
         const seen = Atomics.load(words, SIGNAL);
-        if (Atomics.load(words, pending) === 0) return "done";
+        if (this.isDone(Atomics.load(words, AWAITED))) return "done";
         if (Atomics.load(words, FAILURE) !== 0) return "failed";
-        const leftMs = deadline - performance.now();
-        if (leftMs <= 0) return "timedOut";
+        let leftMs = deadline - performance.now();
+        if (leftMs <= 0) {
+          if (this.finished === finished) return "timedOut";
+          finished = this.finished;
+          deadline = performance.now() + timeoutMs;
+          leftMs = timeoutMs;
+        }
         // The alarm is too rare for a deadline that is close.
         const wait =
           leftMs < COORDINATOR_WAIT_SLICE_MS
@@ -154,6 +168,11 @@ export class CoordinatorChannel {
       this.#waiting = false;
       this.#alarm?.unref();
     }
+  }
+
+  /** Whether every rank is done with the step, one of the last MAX_STEPS_IN_FLIGHT that were posted. */
+  isDone(sequence: number): boolean {
+    return Atomics.load(this.#words, pendingOf(sequence)) === 0;
   }
 
   #beginWait(): void {
@@ -180,6 +199,17 @@ export class CoordinatorChannel {
   get failedRank(): number | null {
     const value = Atomics.load(this.#words, FAILURE);
     return value === 0 || value === 1 + this.#worldSize ? null : value - 1;
+  }
+
+  /** Number of the last step that every rank has finished. */
+  get finished(): number {
+    const words = this.#words;
+    let least = Atomics.load(words, rankLine(0) + RANK_FINISHED);
+    for (let rank = 1; rank < this.#worldSize; rank++) {
+      const finished = Atomics.load(words, rankLine(rank) + RANK_FINISHED);
+      if (((finished - least) | 0) < 0) least = finished;
+    }
+    return least;
   }
 
   /** Ranks that have not finished the step, the last one posted by default. */
@@ -258,8 +288,10 @@ export class RankChannel {
     const finished = rankLine(this.#rank) + RANK_FINISHED;
     Atomics.store(words, finished, this.#sequence);
     if (this.#rank === 0 && this.#worldSize > 1) Atomics.notify(words, finished);
-    // Only the last rank signals: the coordinator wakes once a step, and has nothing left to wait for.
-    if (Atomics.sub(words, pendingOf(this.#sequence), 1) === 1) signal(words);
+    // Only the last rank signals: the coordinator wakes once, and has nothing left to wait for. It says what it waits for
+    // before it looks at what is pending: one of the two sees the other.
+    if (Atomics.sub(words, pendingOf(this.#sequence), 1) !== 1) return;
+    if (((this.#sequence - Atomics.load(words, AWAITED)) | 0) >= 0) signal(words);
   }
 
   /** Says that this rank cannot go on; the step will not be done. */

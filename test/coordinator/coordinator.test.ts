@@ -190,6 +190,37 @@ describe("the coordinator", () => {
     await coordinator.close();
   });
 
+  it("runs as many steps at a time as there are arrays, and has them done in their order", async () => {
+    const coordinator = await startFakeRanks({ stepsInFlight: 4 });
+    const order: number[] = [];
+    for (let first = 1; first < 40; first += 4) {
+      const steps = [0, 1, 2, 3].map((i) => first + i);
+      const results = steps.map(async (step) => {
+        assert.equal(await runFakeStep(coordinator, step), 2 * step);
+        order.push(step);
+      });
+      await Promise.all(results);
+    }
+    assert.deepEqual(
+      order,
+      Array.from({ length: 40 }, (_, i) => i + 1),
+    );
+    await coordinator.close();
+  });
+
+  it("rejects all steps in flight with the error of the first that fails", async () => {
+    const coordinator = await startFakeRanks({ stepsInFlight: 4, faults: [{ rank: 1, at: 2, what: "throw" }] });
+    const outcomes = await Promise.allSettled([1, 2, 3, 4].map((step) => runFakeStep(coordinator, step)));
+    assert.deepEqual(
+      outcomes.map(({ status }) => status),
+      ["fulfilled", "rejected", "rejected", "rejected"],
+    );
+    for (const outcome of outcomes) {
+      if (outcome.status === "rejected") assert.ok(outcome.reason instanceof CheckpointError, String(outcome.reason));
+    }
+    await coordinator.close();
+  });
+
   it("closes once however often it is told to, and then refuses steps", async () => {
     const coordinator = await startFakeRanks();
     await Promise.all([coordinator.close(), coordinator.close()]);

@@ -10,7 +10,7 @@ import { threadEffects } from "../../src/rank/faulty-program.js";
 import { exposeRank } from "../../src/rank/rank-entry.js";
 import type { LoadedRank, RankProgram } from "../../src/rank/rank-server.js";
 import type { RankInit } from "../../src/rank/rank-service.js";
-import { Step } from "../../src/rank/step.js";
+import { Step, type Steps, stepOf } from "../../src/rank/step.js";
 import { FAULT_REACHED, type Fault } from "./fault.js";
 
 /** A class that the coordinator's thread does not know. */
@@ -62,16 +62,19 @@ const fakeProgram: RankProgram = {
 function loadedRank(init: RankInit, faults: readonly Fault[]): LoadedRank {
   const { rank, region, collectiveTimeoutMs: timeoutMs } = init;
   const collective = region === null ? singleRank : createSharedMemoryCollective(region, rank, { timeoutMs });
-  const { tokenIds, resultIds } = Step.from(init.steps[0]).views;
+  const [first, ...others] = init.steps;
+  const arrays: Steps = [Step.from(first), ...others.map((handle) => Step.from(handle))];
+  const { resultIds: signals } = arrays[0].views;
   let steps = 0;
   return {
     report: { rank, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4, verifyMs: 0 },
-    runStep: () => {
+    runStep: (n) => {
+      const { tokenIds, resultIds } = stepOf(arrays, n).views;
       steps++;
       const fault = faults.find(({ at }) => at === steps);
       collective.execute(barrier);
       if (fault !== undefined) {
-        Atomics.store(resultIds, FAULT_REACHED, 1);
+        Atomics.store(signals, FAULT_REACHED, 1);
         void fail(fault.what, rank);
       }
       // Every rank must see what was written before the step was posted.

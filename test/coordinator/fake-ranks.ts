@@ -7,6 +7,7 @@ import {
 } from "../../src/coordinator/coordinator.js";
 import { createLogger } from "../../src/core/logger.js";
 import type { ModelConfig } from "../../src/models/model.js";
+import { stepOf } from "../../src/rank/step.js";
 import { FAULT_REACHED, type Fault } from "./fault.js";
 
 const config: ModelConfig = {
@@ -30,7 +31,8 @@ const timeouts: CoordinatorTimeouts = {
   closeTimeoutMs: 10_000,
 };
 
-export interface FakeRanksOptions extends Pick<CoordinatorOptions, "onProgress" | "signal" | "thread"> {
+export interface FakeRanksOptions
+  extends Pick<CoordinatorOptions, "onProgress" | "signal" | "thread" | "stepsInFlight"> {
   readonly worldSize?: number;
   readonly faults?: readonly Fault[];
   readonly timeouts?: Partial<CoordinatorTimeouts>;
@@ -63,7 +65,7 @@ export function startFakeRanks(options: FakeRanksOptions = {}): Promise<Coordina
 
 /** Runs step number `step` and returns what rank 0 answered. */
 export async function runFakeStep(coordinator: Coordinator, step: number): Promise<number | undefined> {
-  const { tokenIds, resultIds } = coordinator.steps[0].views;
+  const { tokenIds, resultIds } = stepOf(coordinator.steps, step - 1).views;
   tokenIds[0] = step;
   await coordinator.execute();
   return resultIds[0];

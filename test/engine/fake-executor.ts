@@ -29,7 +29,7 @@ export interface FakeExecutorOptions {
   readonly maxModelLength?: number;
   readonly limits?: Partial<StepLimits>;
   /** Default 1. */
-  readonly stepsInFlight?: 1 | 2;
+  readonly stepsInFlight?: number;
 }
 
 /** What a step asked for. */
@@ -95,10 +95,16 @@ export class FakeExecutor implements Executor {
     };
     const first = Step.create(limits);
     this.step = first;
-    this.steps = options.stepsInFlight === 2 ? [first, Step.create(limits)] : [first];
+    const others = Array.from({ length: (options.stepsInFlight ?? 1) - 1 }, () => Step.create(limits));
+    this.steps = [first, ...others];
     this.#states = new Int32Array(this.blocks * this.blockSize);
     this.#positions = new Int32Array(this.blocks * this.blockSize).fill(STALE);
     for (const step of this.steps) spoilInputs(step);
+  }
+
+  /** Steps begun and not done. */
+  get inFlight(): number {
+    return this.#inFlight;
   }
 
   execute(): Promise<void> {

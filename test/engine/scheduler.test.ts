@@ -22,7 +22,7 @@ const LIMITS: SchedulerLimits = { maxTokens: 8, maxSequences: 4, maxOutputs: 4, 
 
 function setUp(limits: Partial<SchedulerLimits> = {}, blocks = 100, blockSize = 2) {
   const pool = new BlockPool(blocks, blockSize);
-  return { pool, scheduler: new Scheduler({ ...LIMITS, ...limits }, pool) };
+  return { pool, scheduler: new Scheduler({ ...LIMITS, ...limits }, pool, 2) };
 }
 
 /** Runs a step as the engine does: every sampled sequence gets a token, every score is noted. */
@@ -31,7 +31,7 @@ function run(scheduler: Scheduler): number[][] {
   const parts = partsOf(plan);
   scheduler.advance();
   for (const sequence of plan.sequences) {
-    if (sequence.task.kind === "score") sequence.scored += sequence.stepOutputs;
+    if (sequence.task.kind === "score") sequence.addScores(sequence.stepOutputs);
     else if (sequence.stepOutputs > 0) sequence.append(0);
   }
   return parts;
@@ -239,7 +239,7 @@ describe("the scheduler", () => {
     abortAfter: fc.option(fc.nat(15), { freq: 3 }),
   });
 
-  for (const inFlight of [1, 2]) {
+  for (const inFlight of [1, 2, 4]) {
     it(`computes every token once, keeps every budget, loses no block and serves everyone in order, ${inFlight} step(s) in flight`, () => {
       checkServing(inFlight);
     });
@@ -275,7 +275,7 @@ describe("the scheduler", () => {
     inFlight: number,
   ): void {
     const pool = new BlockPool(blocks, blockSize);
-    const scheduler = new Scheduler(limits, pool);
+    const scheduler = new Scheduler(limits, pool, inFlight);
     const queue = arrivals.map((item) => ({ ...item, sequence: null as Sequence | null })).sort((a, b) => a.at - b.at);
     const cached = new Map<Sequence, number>();
     let lastAdmitted = -1;
@@ -308,7 +308,7 @@ describe("the scheduler", () => {
         cached.set(sequence, sequence.computed + sequence.stepTokens);
       }
       scheduler.advance();
-      flights.push(plan);
+      if (plan.tokens > 0) flights.push(plan);
       const done = flights.length === inFlight || plan.tokens === 0 ? flights.shift() : undefined;
       if (done !== undefined) deliver(done);
       checkBlocks(
@@ -360,7 +360,7 @@ describe("the scheduler", () => {
   function take(scheduler: Scheduler, sequence: Sequence, results: number, outputs: number): void {
     if (sequence.status === "finished" || results === 0) return;
     if (sequence.task.kind === "score") {
-      sequence.scored += results;
+      sequence.addScores(results);
       if (sequence.scored === sequence.length - 1) scheduler.finish(sequence, "length");
       return;
     }

@@ -75,3 +75,18 @@ describe("two steps in flight", () => {
     assert.deepEqual(sound.value.tokenIds, answerOf([2], 5, VOCABULARY));
   });
 });
+
+describe("more than two steps in flight", () => {
+  it("leave no trace of what was computed of an answer after its last token", async () => {
+    const [first, second] = [answerOf([3, 1], 20, VOCABULARY), answerOf([9], 20, VOCABULARY)];
+    const endOfSequence = first[12] ?? 0;
+    const end = first.indexOf(endOfSequence) + 1;
+    const settings = { stepsInFlight: 4, endOfSequenceIds: [endOfSequence], engine: { now: () => 0 } };
+    const { engine } = engineFixture(settings);
+    const others = answerTo(engine, { promptTokenIds: [9], sampling: { maxTokens: 20, ignoreEndOfSequence: true } });
+    const answer = await answerTo(engine, { promptTokenIds: [3, 1] });
+    assert.deepEqual([answer.tokenIds, answer.finishReason], [first.slice(0, end), "stop"]);
+    assert.deepEqual((await others).tokenIds, second);
+    assert.equal(engine.stats.freeBlocks, engine.stats.blocks);
+  });
+});

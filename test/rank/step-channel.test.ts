@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import { CoordinatorChannel, RankChannel, STEP_RUN, STEP_STOP } from "../../src/rank/step-channel.js";
+import {
+  CoordinatorChannel,
+  MAX_STEPS_IN_FLIGHT,
+  RankChannel,
+  STEP_RUN,
+  STEP_STOP,
+} from "../../src/rank/step-channel.js";
 
 const LONG_MS = 60_000;
 
@@ -86,10 +92,9 @@ describe("the step channel", () => {
     assert.equal(first?.waitForStep(), STEP_STOP);
   });
 
-  it("takes a step while another one is in flight, and refuses a third", () => {
+  it("takes as many steps as may be in flight, and refuses one more", () => {
     const [rank] = ranksOf(1);
-    channel.post(STEP_RUN);
-    channel.post(STEP_RUN);
+    for (let step = 0; step < MAX_STEPS_IN_FLIGHT; step++) channel.post(STEP_RUN);
     assert.throws(() => channel.post(STEP_RUN), { code: "INTERNAL" });
     rank?.waitForStep();
     rank?.finishStep();
@@ -109,6 +114,39 @@ describe("the step channel", () => {
       assert.equal(await channel.waitDone(LONG_MS, sequence), "done");
       assert.deepEqual(channel.unfinishedRanks(sequence), []);
     }
+  });
+
+  it("waits for a later step from then on when it is told to", async () => {
+    const [rank] = ranksOf(1);
+    const [first, second] = [channel.post(STEP_RUN), channel.post(STEP_RUN)];
+    let done = false;
+    const wait = channel.waitDone(LONG_MS, first).then((outcome) => {
+      done = true;
+      return outcome;
+    });
+    channel.awaitStep(second);
+    rank?.waitForStep();
+    rank?.finishStep();
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual([done, channel.isDone(first), channel.isDone(second)], [false, true, false]);
+    rank?.waitForStep();
+    rank?.finishStep();
+    assert.equal(await wait, "done");
+  });
+
+  it("gives a step its time from when the one before it was done", async () => {
+    const ranks = ranksOf(2);
+    const [first, second] = [channel.post(STEP_RUN), channel.post(STEP_RUN)];
+    const wait = channel.waitDone(20, second);
+    for (const rank of ranks) {
+      rank.waitForStep();
+      rank.finishStep();
+    }
+    ranks[0]?.waitForStep();
+    ranks[0]?.finishStep();
+    assert.equal(await wait, "timedOut");
+    assert.equal(channel.finished, first);
+    assert.deepEqual(channel.unfinishedRanks(second), [1]);
   });
 
   it("has no rank begin a step before rank 0 has finished the one before", async () => {
@@ -160,6 +198,26 @@ describe("the step channel", () => {
           counts.every((count) => count === step),
           `step ${step}: ${counts}`,
         );
+      }
+      channel.post(STEP_STOP);
+      assert.ok((await Promise.all(exits)).every(([exitCode]) => exitCode === 0));
+    });
+
+    it(`wakes the coordinator for the steps it waits for, with ${worldSize} thread(s) ahead, spinning ${spinMs} ms`, async () => {
+      channel = new CoordinatorChannel(worldSize);
+      const counts = new Int32Array(new SharedArrayBuffer(4 * worldSize));
+      const { handle } = channel;
+      const entry = new URL("./step-channel-rank.js", import.meta.url);
+      const exits = Array.from({ length: worldSize }, (_, rank) =>
+        once(new Worker(entry, { workerData: { handle, rank, spinMs, counts } }), "exit"),
+      );
+      let posted = 0;
+      for (let awaited = 0; awaited < 3000; ) {
+        while (posted < awaited + MAX_STEPS_IN_FLIGHT) posted = channel.post(STEP_RUN);
+        // Each of the steps in flight in turn, and several at a time.
+        awaited += 1 + (awaited % MAX_STEPS_IN_FLIGHT);
+        assert.equal(await channel.waitDone(LONG_MS, awaited), "done");
+        assert.ok(counts.every((count) => count >= awaited));
       }
       channel.post(STEP_STOP);
       assert.ok((await Promise.all(exits)).every(([exitCode]) => exitCode === 0));
