@@ -39,7 +39,7 @@ export function checkPinning(value: unknown): boolean | undefined {
 
 /** Throws OptionError `INVALID_WORLD_SIZE`. */
 export function checkRanks(value: number | "auto"): number | "auto" {
-  return value === "auto" ? value : checkWorldSize(value);
+  return value === "auto" ? value : checkWorldSize(value, "tensorParallelSize", '"auto" or ');
 }
 
 /** Throws OptionError `INVALID_OPTION` for what is no whole number of at least 1. */

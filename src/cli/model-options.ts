@@ -12,10 +12,9 @@ import {
   keyValue,
   oneOf,
   optionsOf,
-  orAuto,
   threadCount,
   wholeNumber,
-  worldSize,
+  worldSizeOrAuto,
 } from "./option-values.js";
 
 const KV_CACHE_DTYPES = ["f32", "bf16", "f16"] as const;
@@ -85,7 +84,7 @@ function addRanks(command: Command): Command {
       .option(
         "--tp <ranks>",
         "tensor-parallel ranks, each a worker with its part of the model; auto: one for each NUMA node",
-        orAuto(worldSize("--tp")),
+        worldSizeOrAuto("--tp"),
         1,
       )
       .option(

@@ -38,7 +38,11 @@ export function oneOf<Word extends string>(flag: string, words: readonly Word[])
 
 /** A number of ranks. Throws OptionError `INVALID_WORLD_SIZE`. */
 export function worldSize(flag: string): (text: string) => number {
-  return (text) => checkWorldSize(/^\d+$/.test(text) ? Number(text) : JSON.stringify(text), flag);
+  return (text) => parseWorldSize(text, flag);
+}
+
+function parseWorldSize(text: string, flag: string, others?: string): number {
+  return checkWorldSize(/^\d+$/.test(text) ? Number(text) : JSON.stringify(text), flag, others);
 }
 
 /** A number of threads, or auto. Throws OptionError `INVALID_OPTION`. */
@@ -50,9 +54,9 @@ export function threadCount(flag: string): (text: string) => number | "auto" {
   };
 }
 
-/** What `parse` takes, or the word auto. */
-export function orAuto<Value>(parse: (text: string) => Value): (text: string) => Value | "auto" {
-  return (text) => (text === "auto" ? text : parse(text));
+/** A number of ranks, or auto. Throws OptionError `INVALID_WORLD_SIZE`. */
+export function worldSizeOrAuto(flag: string): (text: string) => number | "auto" {
+  return (text) => (text === "auto" ? text : parseWorldSize(text, flag, "auto or "));
 }
 
 /** Token ids between commas or spaces. Throws OptionError `INVALID_TOKEN_ID`. */

@@ -121,18 +121,18 @@ export interface ModelPlan {
 export async function planModel(wanted: ModelPlanOptions, registries: Registries): Promise<ModelPlan> {
   const found = new Findings();
   let options: PlannedOptions = { ...wanted, worldSize: wanted.worldSize === "auto" ? 1 : wanted.worldSize };
-  const source = await found.awaiting(() => findSource(options.path, options.loadFormat, registries, found));
+  const source = await found.awaiting(() => findSource(options, registries, found));
   if (source === undefined) return emptyPlan(options, found);
   const { description, loadFormat } = source;
   const family = found.attempt(() => selectFamily(description.config));
-  const model = found.attempt(() => family?.parseConfig(description.config));
+  const quantization = found.attempt(() => registries.quantization.select(description.config, options.quantization));
+  const model = family === undefined ? undefined : modelOf(family, description.config, found);
   if (family === undefined || model === undefined) return emptyPlan(options, found, source);
   if (wanted.worldSize === "auto") {
     const { worldSize, reason } = chooseWorldSize(readTopology(), readMemory(), model.kvHeads);
     options = { ...options, worldSize };
     found.notes.push(`ranks chosen by the machine: ${reason}`);
   }
-  const quantization = found.attempt(() => registries.quantization.select(description.config, options.quantization));
   const capacity = capacityOf(options, model, found);
   if (source.index !== null) checkNames(source.index, expectedNames(family, description.config), found);
   const ranks: RankOptions = {
@@ -159,6 +159,13 @@ export async function planModel(wanted: ModelPlanOptions, registries: Registries
   const planned = groupPlan(group, plan, found);
   if (options.capacity.kvCacheBytes === undefined) checkKvCache(planned.ranks, found);
   return { ...plan, ...sizes, ...planned };
+}
+
+/** The config of a model; undefined, with a finding for everything that is wrong in it, where it cannot be used. */
+function modelOf(family: ModelFamily, config: JsonObject, found: Findings): ModelConfig | undefined {
+  const before = found.problems.length;
+  const model = family.parseConfig(config, (error) => found.keep(error));
+  return found.problems.length === before ? model : undefined;
 }
 
 function expectedNames(family: ModelFamily, config: JsonObject) {

@@ -3,9 +3,11 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { selectWeightFiles, type WeightMap } from "../checkpoint/index-file.js";
 import { OptionError, ShardloomError } from "../core/errors.js";
+import { readJsonObject } from "../core/json.js";
 import { dummyLoader } from "../loading/dummy-loader.js";
 import type { ModelDescription } from "../loading/model-loader.js";
 import type { Registries } from "../loading/plugins.js";
+import type { QuantizationChoice } from "../quantization/registry.js";
 
 /** Why the model would not run like this. */
 export interface PlanProblem {
@@ -23,7 +25,7 @@ export class Findings {
     try {
       return step();
     } catch (error) {
-      this.#keep(error);
+      this.keep(error);
       return undefined;
     }
   }
@@ -32,12 +34,13 @@ export class Findings {
     try {
       return await step();
     } catch (error) {
-      this.#keep(error);
+      this.keep(error);
       return undefined;
     }
   }
 
-  #keep(error: unknown): void {
+  /** What would keep the model from running, where more is to be found after it. */
+  keep(error: unknown): void {
     // An option that means nothing is the caller's mistake; one that this model cannot have is a finding.
     if (!(error instanceof ShardloomError) || (error instanceof OptionError && error.code === "INVALID_OPTION")) {
       throw error;
@@ -54,19 +57,33 @@ export interface PlanSource {
   readonly index: WeightMap | null;
 }
 
+/** What is looked for where. */
+export interface SourceRequest {
+  readonly path: string;
+  readonly loadFormat?: string | undefined;
+  readonly quantization: QuantizationChoice | null;
+}
+
 /** Finds and describes what is at a local path. Throws what the loader throws. */
-export async function findSource(
-  path: string,
-  loadFormat: string | undefined,
-  { modelLoaders }: Registries,
-  found: Findings,
-): Promise<PlanSource> {
+export async function findSource(request: SourceRequest, registries: Registries, found: Findings): Promise<PlanSource> {
+  const { path, loadFormat } = request;
   const absent = weightsAbsent(path, found);
-  const loader = absent === null ? modelLoaders.select(path, loadFormat) : dummyLoader;
+  const loader = absent === null ? registries.modelLoaders.select(path, loadFormat) : dummyLoader;
+  if (absent !== null) checkQuantization(request, registries, found);
   const description = await loader.describe(path);
   const isMadeUp = loader === dummyLoader;
   const source = isMadeUp ? "config" : "headers";
   return { loadFormat: loader.format, description, source, index: absent?.index ?? null };
+}
+
+/** Weights that are made up are not quantized. Those that are not here may be, in a way that somebody has to know. */
+function checkQuantization({ path, quantization }: SourceRequest, registries: Registries, found: Findings): void {
+  const config = readJsonObject(statSync(path).isDirectory() ? join(path, "config.json") : path);
+  const selected = found.attempt(() => registries.quantization.select(config, quantization));
+  if (selected?.origin !== "checkpoint" || quantization !== null) return;
+  found.notes.push(
+    `config.json says that the weights are quantized (${selected.method}): without their headers, sizes are those of unquantized weights; naming the method as quantization plans them quantized`,
+  );
 }
 
 /** Whether config.json has to stand for the weight files, with the index that is there all the same; null if it has not. */

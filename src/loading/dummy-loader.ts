@@ -6,7 +6,7 @@
 import { statSync } from "node:fs";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/checkpoint.js";
 import { dtypeBytes, type FloatDType, f32ToBf16, f32ToBits, f32ToF16 } from "../core/dtype.js";
-import { InternalError } from "../core/errors.js";
+import { CheckpointError, InternalError } from "../core/errors.js";
 import { type JsonObject, readJsonObject } from "../core/json.js";
 import { elementCount } from "../core/tensor.js";
 import { describeDirectory } from "./default-loader.js";
@@ -29,6 +29,13 @@ export const dummyLoader: ModelLoader = {
 
 function describe(path: string): ModelDescription {
   const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+  if (isFile && !path.endsWith(".json")) {
+    throw new CheckpointError(
+      "NOT_A_DIRECTORY",
+      `${path}: expected the model's directory or its config.json but received another file`,
+      { file: path, expected: "a directory or a .json file", received: "another file" },
+    );
+  }
   const description = isFile
     ? { config: readJsonObject(path), generationConfig: null, tokenizer: null, chatTemplate: null }
     : describeDirectory(path);

@@ -132,5 +132,6 @@ function describePath(path: string): string {
     return `a directory of ${names.length} files${names.length === 0 ? "" : ` (${shown}${names.length > 5 ? ", ..." : ""})`}`;
   }
   const extension = extname(path);
+  if (extension === ".json") return `a .json file (load format "dummy" makes up weights for a config)`;
   return extension === "" ? "a file without an extension" : `a ${extension} file`;
 }

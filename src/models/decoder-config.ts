@@ -1,6 +1,6 @@
 /** What config.json says alike in all families that the decoder serves. */
 import type { JsonObject } from "../core/json.js";
-import { ConfigReader } from "./config-reader.js";
+import { type ConfigComplaint, ConfigReader } from "./config-reader.js";
 import type { DecoderConfig } from "./decoder.js";
 import { parseRope } from "./rope-config.js";
 
@@ -9,17 +9,22 @@ export type FamilyConfig = Partial<DecoderConfig> & Pick<DecoderConfig, "archite
 
 /**
  * Reads config.json. `family` says what it means in this family. Throws CheckpointError `INVALID_CONFIG` or
- * UnsupportedError `UNSUPPORTED_CONFIG`, `UNSUPPORTED_ROPE`.
+ * UnsupportedError `UNSUPPORTED_CONFIG`, `UNSUPPORTED_ROPE`, or tells `complain` of each of them.
  */
-export function parseDecoderConfig(json: JsonObject, family: (config: ConfigReader) => FamilyConfig): DecoderConfig {
-  const config = new ConfigReader(json);
+export function parseDecoderConfig(
+  json: JsonObject,
+  family: (config: ConfigReader) => FamilyConfig,
+  complain?: ConfigComplaint,
+): DecoderConfig {
+  const config = new ConfigReader(json, complain);
   config.require("hidden_act", "silu");
   const hiddenSize = config.size("hidden_size");
   const layers = config.size("num_hidden_layers");
   const heads = config.size("num_attention_heads");
   const headSize = config.has("head_dim") ? config.size("head_dim") : hiddenSize / heads;
-  if (!Number.isInteger(headSize) || headSize % 2 !== 0) {
-    throw config.invalid("head_dim", "an even whole number (hidden_size / num_attention_heads if absent)", headSize);
+  const known = config.accepted("hidden_size", "num_attention_heads", "head_dim");
+  if (known && (!Number.isInteger(headSize) || headSize % 2 !== 0)) {
+    config.refuse("head_dim", "an even whole number (hidden_size / num_attention_heads if absent)", headSize);
   }
   const { theta, scaling } = parseRope(config);
   return {
@@ -65,13 +70,16 @@ export function windowsOfSomeLayers(config: ConfigReader): readonly number[] {
     return windows.map((window, layer) => (layer >= first ? window : 0));
   }
   if (!Array.isArray(types) || types.length !== windows.length) {
-    throw config.invalid("layer_types", `a list of ${windows.length}`, types);
+    if (config.accepted("num_hidden_layers")) config.refuse("layer_types", `a list of ${windows.length}`, types);
+    return windows;
   }
   return windows.map((window, layer) => {
     const type = types[layer];
     if (type === "sliding_attention") return window;
-    if (type === "full_attention") return 0;
-    throw config.invalid("layer_types", 'a list of "full_attention" and "sliding_attention"', type);
+    if (type !== "full_attention" && config.accepted("layer_types")) {
+      config.refuse("layer_types", 'a list of "full_attention" and "sliding_attention"', type);
+    }
+    return 0;
   });
 }
 

@@ -1,5 +1,5 @@
 import type { JsonObject } from "../core/json.js";
-import type { ConfigReader } from "./config-reader.js";
+import type { ConfigComplaint, ConfigReader } from "./config-reader.js";
 import { createDecoder, type DecoderConfig } from "./decoder.js";
 import { ignoresByRule, parseDecoderConfig, repeatedBy } from "./decoder-config.js";
 import type { ModelFamily } from "./model.js";
@@ -9,8 +9,8 @@ export function decoderFamily(
   architecture: string,
   settings: (config: ConfigReader) => Partial<DecoderConfig>,
 ): ModelFamily {
-  const parse = (json: JsonObject): DecoderConfig => {
-    return parseDecoderConfig(json, (config) => ({ architecture, ...settings(config) }));
+  const parse = (json: JsonObject, complain?: ConfigComplaint): DecoderConfig => {
+    return parseDecoderConfig(json, (config) => ({ architecture, ...settings(config) }), complain);
   };
   return {
     architectures: [architecture],

@@ -1,6 +1,7 @@
 /** What every model family provides, and what the rank's runner asks of it. */
 import type { Pass } from "../collectives/collective.js";
 import type { FloatDType } from "../core/dtype.js";
+import type { CheckpointError, UnsupportedError } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
 import type { Operand } from "../core/operand.js";
 
@@ -47,8 +48,11 @@ export interface Model {
 export interface ModelFamily {
   /** Names in config.json's `architectures`. */
   readonly architectures: readonly string[];
-  /** Checks everything that can be checked before a weight is read. Throws CheckpointError or UnsupportedError. */
-  parseConfig(json: JsonObject): ModelConfig;
+  /**
+   * Checks everything that can be checked before a weight is read. Throws CheckpointError or UnsupportedError for the first
+   * thing that is wrong, or tells `complain` of each; what it returns is then of use only if there was none.
+   */
+  parseConfig(json: JsonObject, complain?: (error: CheckpointError | UnsupportedError) => void): ModelConfig;
   /** Throws PartitionError when the model cannot be split. Weights are declared in the context, not loaded. */
   create(json: JsonObject, context: LayerContext, memory: ModelMemory): Model;
   /** Checkpoint tensors that are known and not used, and why: kept out of the surplus check. */

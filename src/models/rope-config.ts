@@ -1,10 +1,9 @@
-import { UnsupportedError } from "../core/errors.js";
 import type { RopeScaling } from "../layers/rotary.js";
 import type { ConfigReader } from "./config-reader.js";
 
 /**
  * Rotary settings of config.json, as transformers 5 writes them (`rope_parameters`) or 4 does (`rope_theta`,
- * `rope_scaling`). Throws UnsupportedError `UNSUPPORTED_ROPE` for a kind of scaling this version does not know.
+ * `rope_scaling`). Complains with UnsupportedError `UNSUPPORTED_ROPE` of a kind of scaling this version does not know.
  */
 export function parseRope(config: ConfigReader): { readonly theta: number; readonly scaling: RopeScaling } {
   const settings = config.object("rope_parameters") ?? config.object("rope_scaling");
@@ -30,10 +29,7 @@ function parseScaling(settings: ConfigReader, config: ConfigReader): RopeScaling
           : config.size("max_position_embeddings"),
       };
     default:
-      throw new UnsupportedError(
-        "UNSUPPORTED_ROPE",
-        `config.json: expected rope scaling "default", "linear" or "llama3" but received ${JSON.stringify(type)}`,
-        { file: "config.json", expected: "default|linear|llama3", received: type },
-      );
+      config.refuseRope(["default", "linear", "llama3"], type);
+      return { type: "default" };
   }
 }

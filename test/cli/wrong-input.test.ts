@@ -62,7 +62,7 @@ describe("wrong input ends with one line that says what was expected, and a docu
       args: () => generate("--tp", tp),
       exitCode: 2,
       code: "INVALID_WORLD_SIZE",
-      names: new RegExp(`--tp to be a whole number from 1 to 64 but received "?${tp}"?$`),
+      names: new RegExp(`--tp to be auto or a whole number from 1 to 64 but received "?${tp}"?$`),
     })),
     ...[
       ["--max-tokens", "0"],

@@ -148,6 +148,44 @@ describe("the plan of a model", () => {
     assert.deepEqual(codes(await plan({ model: path })), ["UNSUPPORTED_ARCHITECTURE"]);
   });
 
+  it("gives every reason why a config cannot be used, not just the first", async () => {
+    const config = JSON.parse(readFileSync(join(LLAMA, "config.json"), "utf8"));
+    const path = join(folder.path, "wrong.json");
+    const wrong = {
+      hidden_act: "gelu",
+      hidden_size: -128,
+      vocab_size: "many",
+      eos_token_id: [1, -2],
+      tie_word_embeddings: 1,
+      torch_dtype: "float8",
+      rope_scaling: { rope_type: "yarn", factor: 4 },
+      quantization_config: { quant_method: "nothing-like-that" },
+    };
+    writeFileSync(path, JSON.stringify({ ...config, head_dim: null, ...wrong }));
+    const made = await plan({ model: path });
+    const reasons = ["UNSUPPORTED_CONFIG", ...new Array(5).fill("INVALID_CONFIG"), "UNSUPPORTED_ROPE"];
+    assert.deepEqual(codes(made).toSorted(), [...reasons, "UNKNOWN_QUANTIZATION"].toSorted());
+    const messages = made.problems.map(({ message }) => message).join("\n");
+    for (const key of Object.keys(wrong).slice(0, 6)) assert.match(messages, new RegExp(`\\b${key}\\b`));
+    // What only follows from another mistake is not told: the size of heads comes from hidden_size.
+    assert.doesNotMatch(messages, /head_dim/);
+  });
+
+  it("does not take weights for unquantized that are not here, where config.json says otherwise", async () => {
+    const config = JSON.parse(readFileSync(join(LLAMA, "config.json"), "utf8"));
+    const path = join(folder.path, "quantized.json");
+    const planned = async (settings: object, method?: string): Promise<ModelPlan> => {
+      writeFileSync(path, JSON.stringify({ ...config, quantization_config: settings }));
+      return plan({ model: path, plugins: ["@shardloom/bitsandbytes"], quantization: method });
+    };
+    assert.deepEqual(codes(await planned({ quant_method: "unheard-of" })), ["UNKNOWN_QUANTIZATION"]);
+    const settings = { quant_method: "bitsandbytes", load_in_4bit: true };
+    assert.match((await planned(settings)).notes.join(), /quantized \(bitsandbytes\).* sizes are those of unquantized/);
+    const sized = await planned(settings, "bitsandbytes");
+    assert.deepEqual([sized.problems, sized.quantization], [[], "bitsandbytes"]);
+    assert.ok((sized.uniqueBytes ?? 0) < 0.6 * ((await planned(settings)).uniqueBytes ?? 0));
+  });
+
   it("refuses options that mean nothing, and a model that is nowhere", async () => {
     const refused = async (options: Parameters<typeof plan>[0], code: string): Promise<void> => {
       await assert.rejects(plan(options), (error: unknown) => {
