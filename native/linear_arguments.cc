@@ -8,13 +8,22 @@ void expect_values(Arguments& arguments, const char* name, const Region& region,
                    static_cast<long long>(blocks), static_cast<long long>(elements(region)));
 }
 
+// The next argument: a tensor of f32 or f16.
+Region read_values(Arguments& arguments, const char* name) {
+  const Region region = arguments.tensor(name);
+  if (arguments.ok() && region.dtype != DType::f32 && region.dtype != DType::f16) {
+    arguments.fail_type("expected %s to be f32 or f16 but it is %s", name, dtype_name(region.dtype));
+  }
+  return region;
+}
+
 }  // namespace
 
 BlockOperands read_code4(Arguments& arguments) {
   const Region codes = arguments.tensor("codes", DType::u8);
   const Region codebook = arguments.tensor("codebook", DType::f32);
-  const Region scales = arguments.tensor("scales", DType::f32);
-  const Region minimums = arguments.optional_tensor("minimums", DType::f32);
+  const Region scales = read_values(arguments, "scales");
+  const Region minimums = arguments.optional_tensor("minimums", scales.dtype);
   arguments.expect(!arguments.ok() || elements(codebook) == 16,
                    "expected codebook to have 16 elements but it has %lld",
                    static_cast<long long>(elements(codebook)));
@@ -23,8 +32,8 @@ BlockOperands read_code4(Arguments& arguments) {
 
 BlockOperands read_int8(Arguments& arguments) {
   const Region codes = arguments.tensor("codes", DType::i8);
-  const Region scales = arguments.tensor("scales", DType::f32);
-  const Region minimums = arguments.optional_tensor("minimums", DType::f32);
+  const Region scales = read_values(arguments, "scales");
+  const Region minimums = arguments.optional_tensor("minimums", scales.dtype);
   return {codes, Region{}, scales, minimums};
 }
 
@@ -46,8 +55,9 @@ Code4Matrix read_code4_matrix(Arguments& arguments, const BlockOperands& weight)
   return {
       .codes = static_cast<const std::uint8_t*>(weight.codes.data),
       .codebook = floats(weight.codebook),
-      .scales = floats(weight.scales),
-      .minimums = floats(weight.minimums),
+      .scales = weight.scales.data,
+      .minimums = weight.minimums.data,
+      .value_dtype = weight.scales.dtype,
       .inputs = inputs,
       .block_size = read_block_size(arguments, weight, inputs, false),
   };
@@ -58,8 +68,9 @@ Int8Matrix read_int8_matrix(Arguments& arguments, const BlockOperands& weight) {
   const std::int64_t block_size = read_block_size(arguments, weight, inputs, true);
   return {
       .codes = static_cast<const std::int8_t*>(weight.codes.data),
-      .scales = floats(weight.scales),
-      .minimums = floats(weight.minimums),
+      .scales = weight.scales.data,
+      .minimums = weight.minimums.data,
+      .value_dtype = weight.scales.dtype,
       .inputs = inputs,
       .block_size = block_size,
       .multiplier = static_cast<float>(arguments.number("multiplier")),

@@ -12,7 +12,7 @@ struct BlockOperands {
   Region codes;
   Region codebook;  // code4 only
   Region scales;
-  Region minimums;  // empty for none
+  Region minimums;  // empty for none, else of the dtype of the scales
 };
 
 // The next arguments: codes, codebook, scales and minimums.

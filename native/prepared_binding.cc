@@ -60,7 +60,7 @@ napi_value prepare_code4(napi_env env, napi_callback_info info) {
   std::unique_ptr<PreparedWeight> weight(new (std::nothrow) PreparedWeight{});
   arguments.expect(weight != nullptr, "not enough memory for another weight");
   if (!arguments.ok()) return nullptr;
-  if (!quantize_codebook(weight->code4, matrix.codebook)) return no_weight(env);
+  if (matrix.inputs == 0 || !quantize_codebook(weight->code4, matrix.codebook)) return no_weight(env);
   weight->is_code4 = true;
   weight->activations = activations;
   return finish(arguments, std::move(weight), operands, matrix.inputs, matrix.block_size);
@@ -73,7 +73,7 @@ napi_value prepare_int8(napi_env env, napi_callback_info info) {
   const Activations activations = read_activations(arguments);
   expect_free(arguments, operands);
   if (!arguments.ok()) return nullptr;
-  if (matrix.block_size % kBlockStep != 0) return no_weight(env);
+  if (matrix.inputs == 0 || matrix.block_size % kBlockStep != 0) return no_weight(env);
   std::unique_ptr<PreparedWeight> weight(new (std::nothrow) PreparedWeight{});
   arguments.expect(weight != nullptr, "not enough memory for another weight");
   if (!arguments.ok()) return nullptr;
@@ -105,12 +105,6 @@ void expect_apart(Arguments& arguments, const Region& out, const PreparedWeight&
   expect_apart(arguments, out, "minimums", weight.regions[2]);
 }
 
-Level level_of(const KernelTable& kernels, const PreparedWeight& weight, std::int64_t rows) {
-  if (weight.activations == Activations::int16) return Level::int16;
-  if (weight.activations == Activations::int8) return Level::int8;
-  return weight.is_code4 ? kernels.level_of_code4(rows) : kernels.level_of_int8(rows);
-}
-
 // Groups of rows, for `rows` rows of x.
 Work group_work(const PreparedWeight& weight, std::int64_t rows) {
   const ArrangedMatrix& matrix = weight.matrix();
@@ -121,20 +115,8 @@ Work group_work(const PreparedWeight& weight, std::int64_t rows) {
   return {groups, 1, group_bytes * kNsPerByte + multiply_adds * kNsPerMultiplyAdd};
 }
 
-// Multiplies in f32.
-void run_f32(AddonInstance& instance, const PreparedWeight& weight, const LinearArgs& args) {
-  const KernelTable& kernels = *instance.kernels;
-  instance.parallel(group_work(weight, args.rows), [&](Range groups, void* workspace) {
-    LinearArgs own = args;
-    own.workspace = workspace;
-    if (weight.is_code4) return kernels.arranged_code4_f32(own, weight.code4, groups);
-    kernels.arranged_int8_f32(own, weight.int8, groups);
-  });
-}
-
-void run_level(const KernelTable& kernels, const PreparedWeight& weight, Level level, const ArrangedLinearArgs& args,
-               Range groups) {
-  const bool is_int8 = level == Level::int8;
+void multiply(const KernelTable& kernels, const PreparedWeight& weight, bool is_int8, const ArrangedLinearArgs& args,
+              Range groups) {
   if (weight.is_code4) {
     (is_int8 ? kernels.arranged_code4_int8 : kernels.arranged_code4_int16)(args, weight.code4, groups);
   } else {
@@ -143,10 +125,10 @@ void run_level(const KernelTable& kernels, const PreparedWeight& weight, Level l
 }
 
 // Rounds x, then multiplies in whole numbers. False when memory is short.
-bool run_integers(AddonInstance& instance, const PreparedWeight& weight, Level level, const LinearArgs& args) {
+bool run_linear(AddonInstance& instance, const PreparedWeight& weight, const LinearArgs& args) {
   const KernelTable& kernels = *instance.kernels;
   const std::int64_t block = activation_block(weight.matrix().block_size);
-  const bool is_int8 = level == Level::int8;
+  const bool is_int8 = weight.activations == Activations::int8;
   const std::int32_t limit16 = weight.is_code4 ? kInt16LimitOfCode4 : kInt16LimitOfInt8;
   const float step = is_int8 ? weight.code4.step8 : weight.code4.step16;
   const QuantizeArgs quantize = {
@@ -162,7 +144,7 @@ bool run_integers(AddonInstance& instance, const PreparedWeight& weight, Level l
   instance.parallel(row_work(args.rows, args.inputs), [&](Range rows, void*) { round(quantize, rows); });
   const ArrangedLinearArgs linear = {args.out, args.out_stride, quantize.out, args.bias, args.rows};
   instance.parallel(group_work(weight, args.rows),
-                    [&](Range groups, void*) { run_level(kernels, weight, level, linear, groups); });
+                    [&](Range groups, void*) { multiply(kernels, weight, is_int8, linear, groups); });
   return true;
 }
 
@@ -180,13 +162,8 @@ napi_value linear_prepared(napi_env env, napi_callback_info info) {
   const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, matrix.outputs, matrix.inputs);
   if (!arguments.ok() || rows == 0) return nullptr;
   AddonInstance& instance = arguments.instance();
-  const Level level = level_of(*instance.kernels, *weight, rows);
-  if (level == Level::f32 || matrix.inputs == 0) {
-    run_f32(instance, *weight, args);
-  } else {
-    arguments.expect(run_integers(instance, *weight, level, args), "not enough memory for %lld rows of activations",
-                     static_cast<long long>(rows));
-  }
+  arguments.expect(run_linear(instance, *weight, args), "not enough memory for %lld rows of activations",
+                   static_cast<long long>(rows));
   return nullptr;
 }
 

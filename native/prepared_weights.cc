@@ -3,6 +3,7 @@
 #include <cfloat>
 #include <cmath>
 #include <new>
+#include <type_traits>
 
 #include "arrange_codes.h"
 #include "instance.h"
@@ -45,14 +46,26 @@ bool quantize_entries(const float* codebook, std::int32_t limit, Code (&codes)[1
   return std::isfinite(step) && step >= FLT_MIN;
 }
 
-// Arranges values of whole groups in place; the rows after them go to `tail`.
-void arrange_all_values(float* values, std::int64_t outputs, std::int64_t blocks, float* group, float* tail) {
+// Arranges values of whole groups in place; the rows after them go to `tail`. A Value is as wide as one of them.
+template <class Value>
+void arrange_all_values(Value* values, std::int64_t outputs, std::int64_t blocks, Value* group, Value* tail) {
   std::int64_t row = 0;
   for (; row + kGroupRows <= outputs; row += kGroupRows) {
     arrange_values(values + row * blocks, kGroupRows, blocks, group);
-    std::memcpy(values + row * blocks, group, static_cast<std::size_t>(kGroupRows * blocks) * sizeof(float));
+    std::memcpy(values + row * blocks, group, static_cast<std::size_t>(kGroupRows * blocks) * sizeof(Value));
   }
   if (row < outputs) arrange_values(values + row * blocks, outputs - row, blocks, tail);
+}
+
+void arrange_all_values(const Region& region, std::int64_t outputs, std::int64_t blocks, std::byte* group,
+                        std::byte* tail) {
+  if (region.data == nullptr) return;
+  const auto arrange_as = [&](auto* values) {
+    using Value = std::remove_pointer_t<decltype(values)>;
+    arrange_all_values(values, outputs, blocks, reinterpret_cast<Value*>(group), reinterpret_cast<Value*>(tail));
+  };
+  if (region.dtype == DType::f16) return arrange_as(static_cast<std::uint16_t*>(region.data));
+  arrange_as(static_cast<std::uint32_t*>(region.data));
 }
 
 // A group is copied first: that reads it in order, and rows that are a power of two apart then come from the cache.
@@ -121,7 +134,7 @@ bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& code
   const std::int64_t row_bytes = codes.columns;
   const std::int64_t blocks = inputs / block_size;
   const std::size_t group_bytes = static_cast<std::size_t>(row_bytes * kGroupRows);
-  const std::size_t value_bytes = static_cast<std::size_t>(blocks * kGroupRows) * sizeof(float);
+  const std::size_t value_bytes = static_cast<std::size_t>(blocks * kGroupRows) * dtype_bytes(scales.dtype);
   const bool has_tail = codes.rows % kGroupRows != 0;
   const std::size_t part = group_bytes + 2 * value_bytes;
   const std::unique_ptr<std::byte[]> scratch(new (std::nothrow) std::byte[part]);
@@ -129,29 +142,23 @@ bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& code
   if (scratch == nullptr || (has_tail && weight.tail == nullptr)) return false;
 
   std::byte* tail = weight.tail.get();
-  const auto values_after = [&](std::byte* start, std::size_t skipped) {
-    return start == nullptr ? nullptr : reinterpret_cast<float*>(start + group_bytes + skipped);
-  };
   auto* group = reinterpret_cast<std::uint8_t*>(scratch.get());
   auto* tail_codes = reinterpret_cast<std::uint8_t*>(tail);
-  float* tail_scales = values_after(tail, 0);
-  float* tail_minimums = values_after(tail, value_bytes);
+  std::byte* tail_scales = tail == nullptr ? nullptr : tail + group_bytes;
+  std::byte* tail_minimums = tail == nullptr || minimums.data == nullptr ? nullptr : tail + group_bytes + value_bytes;
   arrange_all_codes(instance, static_cast<std::uint8_t*>(codes.data), codes.rows, row_bytes, weight.is_code4, group,
                     tail_codes);
-  float* values = values_after(scratch.get(), 0);
-  arrange_all_values(static_cast<float*>(scales.data), codes.rows, blocks, values, tail_scales);
-  const bool has_minimums = minimums.data != nullptr;
-  if (has_minimums) {
-    arrange_all_values(static_cast<float*>(minimums.data), codes.rows, blocks, values, tail_minimums);
-  }
+  arrange_all_values(scales, codes.rows, blocks, scratch.get(), tail_scales);
+  arrange_all_values(minimums, codes.rows, blocks, scratch.get(), tail_minimums);
   ArrangedMatrix& matrix = weight.is_code4 ? static_cast<ArrangedMatrix&>(weight.code4) : weight.int8;
   matrix = {
       .codes = static_cast<const std::uint8_t*>(codes.data),
-      .scales = static_cast<const float*>(scales.data),
-      .minimums = static_cast<const float*>(minimums.data),
+      .scales = scales.data,
+      .minimums = minimums.data,
       .tail_codes = tail_codes,
       .tail_scales = tail_scales,
-      .tail_minimums = has_minimums ? tail_minimums : nullptr,
+      .tail_minimums = tail_minimums,
+      .value_dtype = scales.dtype,
       .outputs = codes.rows,
       .inputs = inputs,
       .block_size = block_size,

@@ -32,7 +32,7 @@ class QuantizedBuffer {
   std::size_t bytes_ = 0;
 };
 
-// Which level a weight is multiplied at. `automatic` leaves it to the instruction set and the rows of a call.
+// Which level a weight is multiplied at. `automatic` is int16 at present, for any number of rows.
 enum class Activations { int16 = 1, int8 = 2, automatic = 3 };
 
 struct PreparedWeight {

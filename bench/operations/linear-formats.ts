@@ -32,11 +32,11 @@ export const LINEAR_FORMATS: readonly LinearFormat[] = [
   dense("f32"),
   dense("bf16"),
   dense("f16"),
-  code4("NF4", NF4, 64, false),
-  code4("Q4_0", SIGNED, 32, false),
-  code4("Q4_1", UNSIGNED, 32, true),
-  int8("Q8_0", (_inputs) => 32, 1),
-  int8("LLM.int8", (inputs) => inputs, 1 / 127),
+  code4("NF4", NF4, 64, "f32", false),
+  code4("Q4_0", SIGNED, 32, "f16", false),
+  code4("Q4_1", UNSIGNED, 32, "f16", true),
+  int8("Q8_0", (_inputs) => 32, "f16", 1),
+  int8("LLM.int8", (inputs) => inputs, "f32", 1 / 127),
 ];
 
 function dense(dtype: FloatDType): LinearFormat {
@@ -50,12 +50,19 @@ function dense(dtype: FloatDType): LinearFormat {
   };
 }
 
-function code4(name: string, values: readonly number[], blockSize: number, hasMinimums: boolean): LinearFormat {
+function code4(
+  name: string,
+  values: readonly number[],
+  blockSize: number,
+  valueDType: FloatDType,
+  hasMinimums: boolean,
+): LinearFormat {
   return {
     name,
     quantized: true,
     make: (kernels, outputs, inputs, random) => {
-      const perBlock = (): Operand => kernels.bind(floats("f32", [outputs, inputs / blockSize], AMPLITUDE, random));
+      const perBlock = (): Operand =>
+        kernels.bind(floats(valueDType, [outputs, inputs / blockSize], AMPLITUDE, random));
       const table = zeros("f32", [16]);
       f32Of(table).set(values);
       const operands = { codes: kernels.bind(codes("u8", [outputs, inputs / 2], random)), scales: perBlock() };
@@ -68,7 +75,12 @@ function code4(name: string, values: readonly number[], blockSize: number, hasMi
   };
 }
 
-function int8(name: string, blockOf: (inputs: number) => number, multiplier: number): LinearFormat {
+function int8(
+  name: string,
+  blockOf: (inputs: number) => number,
+  valueDType: FloatDType,
+  multiplier: number,
+): LinearFormat {
   return {
     name,
     quantized: true,
@@ -76,7 +88,7 @@ function int8(name: string, blockOf: (inputs: number) => number, multiplier: num
       const blockSize = blockOf(inputs);
       const operands = {
         codes: kernels.bind(codes("i8", [outputs, inputs], random)),
-        scales: kernels.bind(floats("f32", [outputs, inputs / blockSize], AMPLITUDE, random)),
+        scales: kernels.bind(floats(valueDType, [outputs, inputs / blockSize], AMPLITUDE, random)),
       };
       const weight: LinearWeight = { format: "int8", ...operands, minimums: null, blockSize, multiplier };
       return prepared(kernels, weight, [operands.codes, operands.scales]);

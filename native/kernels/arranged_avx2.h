@@ -17,6 +17,7 @@
 #include "../prefetch.h"
 #include "arranged_layout.h"
 #include "unroll.h"
+#include "vector_avx2.h"
 
 namespace shardloom::avx2 {
 namespace {
@@ -50,13 +51,19 @@ struct Arranged {
     return _mm256_set1_epi32(word);
   }
 
+  // Scales or minimums of eight rows, as f32.
+  static __m256 values_at(const void* values, DType dtype, std::int64_t at) {
+    if (dtype == DType::f16) return Vec::load(static_cast<const f16*>(values) + at).v;
+    return Vec::load(static_cast<const float*>(values) + at).v;
+  }
+
   // Adds what the whole sums of block `block` are worth to the totals of M rows.
   template <int M>
   static inline void scale_block(const Place& place, const QuantizedRows& x, std::int64_t first_row, std::int64_t block,
                                  const __m256i (&sums)[M * kHalves], float (&totals)[M][kGroupRows]) {
     const std::int64_t at = block / place.per_scale * kGroupRows;
     repeat<kHalves>([&](auto h) {
-      const __m256 scales = _mm256_loadu_ps(place.group.scales + at + h * kHalfRows);
+      const __m256 scales = values_at(place.group.scales, place.group.value_dtype, at + h * kHalfRows);
       repeat<M>([&](auto m) {
         float* total = totals[m] + h * kHalfRows;
         const __m256 factor = _mm256_mul_ps(_mm256_set1_ps(x.scales[(first_row + m) * x.blocks + block]), scales);
@@ -64,7 +71,7 @@ struct Arranged {
         _mm256_storeu_ps(total, _mm256_fmadd_ps(sum, factor, _mm256_loadu_ps(total)));
       });
       if (place.group.minimums == nullptr) return;
-      const __m256 minimums = _mm256_loadu_ps(place.group.minimums + at + h * kHalfRows);
+      const __m256 minimums = values_at(place.group.minimums, place.group.value_dtype, at + h * kHalfRows);
       repeat<M>([&](auto m) {
         float* total = totals[m] + h * kHalfRows;
         const __m256 factor = _mm256_set1_ps(x.sums[(first_row + m) * x.blocks + block]);
@@ -112,7 +119,8 @@ struct Arranged {
           });
         });
       }
-      prefetch(place.group.scales + block / place.per_scale * kGroupRows + scale_ahead);
+      const std::int64_t ahead = block / place.per_scale * kGroupRows + scale_ahead;
+      prefetch(element_at(place.group.scales, place.group.value_dtype, ahead));
       scale_block<M>(place, x, first_row, block, sums, totals);
     }
     repeat<M>([&](auto m) { store_totals(args, place.group, first_row + m, totals[m], true); });

@@ -17,6 +17,7 @@
 #include "../prefetch.h"
 #include "arranged_layout.h"
 #include "unroll.h"
+#include "vector_avx512.h"
 
 namespace shardloom::avx512 {
 namespace {
@@ -120,13 +121,14 @@ struct Arranged {
 
   static inline void keep_in_memory(void* values) { __asm__ volatile("" : : "r"(values) : "memory"); }
 
-  template <int G>
-  static void load_columns(const float* const (&from)[G], std::int64_t at, __m512 (&columns)[G]) {
-    repeat<G>([&](auto g) { columns[g] = _mm512_loadu_ps(from[g] + at); });
+  // Scales or minimums of sixteen rows, as f32.
+  template <class Value, int G>
+  static void load_columns(const Value* const (&from)[G], std::int64_t at, __m512 (&columns)[G]) {
+    repeat<G>([&](auto g) { columns[g] = Vec::load(from[g] + at).v; });
   }
 
-  // M rows of x by G groups.
-  template <int M, int G, bool kMinimums>
+  // M rows of x by G groups, whose scales and minimums are of type Value.
+  template <int M, int G, class Value, bool kMinimums>
   static void tile(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, std::int64_t first_group,
                    std::int64_t first_row) {
     const Rows x = rows_from(args.x, first_row);
@@ -135,13 +137,13 @@ struct Arranged {
     const std::int64_t code_bytes = unit_bytes / kUnitBytes * Format::kWords * 4;
     const std::int64_t scale_ahead = kAheadBytes / (unit_bytes * per_scale) * kGroupRows;
     const std::uint8_t* units[G];
-    const float* scales[G];
-    const float* minimums[G];
+    const Value* scales[G];
+    const Value* minimums[G];
     repeat<G>([&](auto g) {
       const Group group = group_at(weight, first_group + g);
       units[g] = group.codes;
-      scales[g] = group.scales;
-      minimums[g] = group.minimums;
+      scales[g] = static_cast<const Value*>(group.scales);
+      minimums[g] = static_cast<const Value*>(group.minimums);
     });
     __m512 totals[M * G];
     repeat<M * G>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
@@ -181,30 +183,36 @@ struct Arranged {
     });
   }
 
-  template <int M, bool kMinimums>
+  template <int M, class Value, bool kMinimums>
   static void row_tile(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, Range groups,
                        std::int64_t first_row) {
     constexpr int kGroups = M == 1 ? 1 : kTileGroups;
     std::int64_t g = groups.begin;
     for (; g + kGroups <= groups.end; g += kGroups) {
-      tile<M, kGroups, kMinimums>(args, format, weight, g, first_row);
+      tile<M, kGroups, Value, kMinimums>(args, format, weight, g, first_row);
     }
-    for (; g < groups.end; g++) tile<M, 1, kMinimums>(args, format, weight, g, first_row);
+    for (; g < groups.end; g++) tile<M, 1, Value, kMinimums>(args, format, weight, g, first_row);
   }
 
   // `rows` rows of x from `first_row` on, at most M, with a range of groups.
-  template <int M>
+  template <class Value, int M>
   static void row_tiles(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, Range groups,
                         std::int64_t first_row, std::int64_t rows) {
     if (rows == M) {
-      if (weight.minimums == nullptr) return row_tile<M, false>(args, format, weight, groups, first_row);
-      row_tile<M, true>(args, format, weight, groups, first_row);
+      if (weight.minimums == nullptr) return row_tile<M, Value, false>(args, format, weight, groups, first_row);
+      row_tile<M, Value, true>(args, format, weight, groups, first_row);
     } else if constexpr (M > 1) {
-      row_tiles<M - 1>(args, format, weight, groups, first_row, rows);
+      row_tiles<Value, M - 1>(args, format, weight, groups, first_row, rows);
     }
   }
 
   static void linear(const ArrangedLinearArgs& args, const Matrix& weight, Range groups) {
+    if (weight.value_dtype == DType::f16) return linear_of<f16>(args, weight, groups);
+    linear_of<float>(args, weight, groups);
+  }
+
+  template <class Value>
+  static void linear_of(const ArrangedLinearArgs& args, const Matrix& weight, Range groups) {
     const Format format(weight);
     const std::int64_t tile_count = (args.rows + kTileRows - 1) / kTileRows;
     const std::int64_t fitting = weight.group_bytes == 0 ? 1 : kPassBytes / weight.group_bytes;
@@ -214,7 +222,7 @@ struct Arranged {
       const Range pass = {g, g + step < groups.end ? g + step : groups.end};
       for (std::int64_t i = 0; i < tile_count; i++) {
         const std::int64_t first = args.rows * i / tile_count;
-        row_tiles<kTileRows>(args, format, weight, pass, first, args.rows * (i + 1) / tile_count - first);
+        row_tiles<Value, kTileRows>(args, format, weight, pass, first, args.rows * (i + 1) / tile_count - first);
       }
     }
   }

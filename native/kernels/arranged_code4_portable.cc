@@ -7,8 +7,9 @@ namespace {
 
 auto element_of(const ArrangedCode4& weight) {
   return [&weight](const Group& group, std::int64_t row, std::int64_t input, std::int64_t at) {
-    const float scaled = weight.codebook[code4_at(group.codes, row, input)] * group.scales[at];
-    return group.minimums == nullptr ? scaled : scaled + group.minimums[at];
+    const float scale = value_at(group.scales, group.value_dtype, at);
+    const float scaled = weight.codebook[code4_at(group.codes, row, input)] * scale;
+    return group.minimums == nullptr ? scaled : scaled + value_at(group.minimums, group.value_dtype, at);
   };
 }
 
@@ -26,14 +27,8 @@ void arranged_code4_int8(const ArrangedLinearArgs& args, const ArrangedCode4& we
   });
 }
 
-void arranged_code4_f32(const LinearArgs& args, const ArrangedCode4& weight, Range groups) {
-  arranged_floats(args, weight, groups, element_of(weight));
-}
-
 void embedding_arranged_code4(const EmbeddingArgs& args, const ArrangedCode4& table, Range rows) {
   arranged_embedding(args, table, rows, element_of(table));
 }
-
-Level level_of_code4(std::int64_t) { return Level::int16; }
 
 }  // namespace shardloom::portable

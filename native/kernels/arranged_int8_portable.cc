@@ -8,8 +8,8 @@ namespace {
 auto element_of(const ArrangedInt8& weight) {
   return [&weight](const Group& group, std::int64_t row, std::int64_t input, std::int64_t at) {
     const float code = static_cast<float>(int8_at(group.codes, row, input));
-    const float scaled = code * group.scales[at] * weight.multiplier;
-    return group.minimums == nullptr ? scaled : scaled + group.minimums[at];
+    const float scaled = code * value_at(group.scales, group.value_dtype, at) * weight.multiplier;
+    return group.minimums == nullptr ? scaled : scaled + value_at(group.minimums, group.value_dtype, at);
   };
 }
 
@@ -23,14 +23,8 @@ void arranged_int8_int8(const ArrangedLinearArgs& args, const ArrangedInt8& weig
   arranged_integers<std::int8_t>(args, weight, groups, int8_at);
 }
 
-void arranged_int8_f32(const LinearArgs& args, const ArrangedInt8& weight, Range groups) {
-  arranged_floats(args, weight, groups, element_of(weight));
-}
-
 void embedding_arranged_int8(const EmbeddingArgs& args, const ArrangedInt8& table, Range rows) {
   arranged_embedding(args, table, rows, element_of(table));
 }
-
-Level level_of_int8(std::int64_t) { return Level::int16; }
 
 }  // namespace shardloom::portable

@@ -27,11 +27,18 @@ constexpr std::int64_t kInt8UnitInputs = 4;
 // bytes 0 and 2, or 1 and 3, of a row in a unit.
 constexpr int kPairOrder[8] = {0, 2, 1, 3, 4, 6, 5, 7};
 
+// The address of an element of scales or minimums; null in an array that there is not.
+inline const void* element_at(const void* values, DType dtype, std::int64_t index) {
+  if (values == nullptr) return nullptr;
+  return static_cast<const char*>(values) + index * (dtype == DType::f16 ? 2 : 4);
+}
+
 // One group of an arranged weight.
 struct Group {
   const std::uint8_t* codes;
-  const float* scales;
-  const float* minimums;  // null for none
+  const void* scales;
+  const void* minimums;  // null for none
+  DType value_dtype;     // of scales and minimums
   std::int64_t first_output;
   std::int64_t rows;      // that are rows of the weight: the others are zeros
 };
@@ -41,10 +48,11 @@ inline std::int64_t group_count(std::int64_t outputs) { return (outputs + kGroup
 inline Group group_at(const ArrangedMatrix& matrix, std::int64_t group) {
   const std::int64_t first = group * kGroupRows;
   const std::int64_t left = matrix.outputs - first;
-  if (left < kGroupRows) return {matrix.tail_codes, matrix.tail_scales, matrix.tail_minimums, first, left};
+  const DType dtype = matrix.value_dtype;
+  if (left < kGroupRows) return {matrix.tail_codes, matrix.tail_scales, matrix.tail_minimums, dtype, first, left};
   const std::int64_t at = group * (matrix.inputs / matrix.block_size) * kGroupRows;
-  return {matrix.codes + group * matrix.group_bytes, matrix.scales + at,
-          matrix.minimums == nullptr ? nullptr : matrix.minimums + at, first, kGroupRows};
+  return {matrix.codes + group * matrix.group_bytes, element_at(matrix.scales, dtype, at),
+          element_at(matrix.minimums, dtype, at), dtype, first, kGroupRows};
 }
 
 // Inputs of a block of x: the largest of 64, 32 and 16 that a block of weights is a multiple of.
@@ -93,9 +101,10 @@ inline void arrange_codes(const std::uint8_t* from, std::int64_t rows, std::int6
   }
 }
 
-// The same of scales or minimums, `blocks` a row.
-inline void arrange_values(const float* from, std::int64_t rows, std::int64_t blocks, float* to) {
-  std::memset(to, 0, static_cast<std::size_t>(blocks * kGroupRows) * sizeof(float));
+// The same of scales or minimums, `blocks` a row. A Value is as wide as one of them.
+template <class Value>
+void arrange_values(const Value* from, std::int64_t rows, std::int64_t blocks, Value* to) {
+  std::memset(to, 0, static_cast<std::size_t>(blocks * kGroupRows) * sizeof(Value));
   for (std::int64_t row = 0; row < rows; row++) {
     for (std::int64_t block = 0; block < blocks; block++) to[block * kGroupRows + row] = from[row * blocks + block];
   }

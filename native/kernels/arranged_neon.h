@@ -235,6 +235,12 @@ struct ArrangedLinear {
     return tile;
   }
 
+  // Scales or minimums of four rows, as f32.
+  static float32x4_t values_at(const void* values, DType dtype, std::int64_t at) {
+    if (dtype == DType::f32) return vld1q_f32(static_cast<const float*>(values) + at);
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const std::uint16_t*>(values) + at)));
+  }
+
   // Stores four sums of rows from `row` of the group on, or as many as there are rows.
   static void store(const ArrangedLinearArgs& args, const Group& group, int row, float32x4_t sums, float* out) {
     float values[4];
@@ -264,13 +270,14 @@ struct ArrangedLinear {
       }
       const std::int64_t at = block / per_scale * kGroupRows + 4 * first_vector;
       repeat<kVectors>([&](auto v) {
-        const float32x4_t scales = vld1q_f32(group.scales + at + 4 * v);
+        const float32x4_t scales = values_at(group.scales, group.value_dtype, at + 4 * v);
         repeat<kRows>([&](auto m) {
           float32x4_t& result = results[m * kVectors + v];
           const float32x4_t dots = vcvtq_f32_s32(sums.total(m, v));
           result = vfmaq_f32(result, dots, vmulq_n_f32(scales, tile.scales[m][block]));
           if (group.minimums != nullptr) {
-            result = vfmaq_n_f32(result, vld1q_f32(group.minimums + at + 4 * v), tile.block_sums[m][block]);
+            const float32x4_t minimums = values_at(group.minimums, group.value_dtype, at + 4 * v);
+            result = vfmaq_n_f32(result, minimums, tile.block_sums[m][block]);
           }
         });
       });

@@ -50,12 +50,17 @@ void arranged_integers(const ArrangedLinearArgs& args, const ArrangedMatrix& mat
         }
       }
       const std::int64_t at = block / per_scale * kGroupRows;
+      float scales[kGroupRows];
+      float minimums[kGroupRows];
+      for (int row = 0; row < kGroupRows; row++) {
+        scales[row] = value_at(group.scales, group.value_dtype, at + row);
+        if (group.minimums != nullptr) minimums[row] = value_at(group.minimums, group.value_dtype, at + row);
+      }
       for (std::int64_t m = 0; m < args.rows; m++) {
         float* out = args.out + m * args.out_stride + group.first_output;
         float sums[kGroupRows] = {};
         std::memcpy(sums, out, static_cast<std::size_t>(group.rows) * sizeof(float));
-        add_block<Code>(args.x, m, block, weights, group.scales + at,
-                        group.minimums == nullptr ? nullptr : group.minimums + at, sums);
+        add_block<Code>(args.x, m, block, weights, scales, group.minimums == nullptr ? nullptr : minimums, sums);
         std::memcpy(out, sums, static_cast<std::size_t>(group.rows) * sizeof(float));
       }
     }
@@ -76,15 +81,6 @@ void arranged_row(const ArrangedMatrix& matrix, float* out, std::int64_t output,
   for (std::int64_t k = input; k < input + count; k++) {
     out[k - input] = decode(group, output % kGroupRows, k, k / matrix.block_size * kGroupRows + output % kGroupRows);
   }
-}
-
-template <class Decode>
-void arranged_floats(const LinearArgs& args, const ArrangedMatrix& matrix, Range groups, Decode decode) {
-  const std::int64_t end = groups.end * kGroupRows;
-  const Range outputs = {groups.begin * kGroupRows, end < matrix.outputs ? end : matrix.outputs};
-  linear_of(args, outputs, [&](float* out, std::int64_t row, std::int64_t input, std::int64_t count) {
-    arranged_row(matrix, out, row, input, count, decode);
-  });
 }
 
 template <class Decode>

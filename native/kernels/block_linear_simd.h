@@ -13,7 +13,7 @@
 //   kCodesPerByte          1 or 2
 //   kArranged              false where vectors hold inputs in order
 //   kAnyInputs             true where inputs need not be a multiple of kBlockStep
-//   scale(s, m)            a Scale: what decoding needs of the scale at s and the minimum at m (ignored if there is none)
+//   scale(s, m)            a Scale: what decoding needs of a scale and of a minimum, which is -0 if there is none
 //   decode<K>(codes, scale, out)   K consecutive elements, arranged; K is a multiple of kBlockStep
 //   arrange(v), restore(v)
 #pragma once
@@ -57,10 +57,17 @@ struct BlockLinear {
     }
   };
 
+  static float value_at(const void* values, DType dtype, std::int64_t at) {
+    return dtype == DType::f16 ? V::widened(static_cast<const f16*>(values)[at])
+                               : static_cast<const float*>(values)[at];
+  }
+
   static typename Format::Scale scale_at(const Format& format, const Matrix& weight, std::int64_t row,
                                          std::int64_t block) {
     const std::int64_t at = row * (weight.inputs / weight.block_size) + block;
-    return format.scale(weight.scales + at, weight.minimums + (weight.minimums == nullptr ? 0 : at));
+    // Adding -0 changes no number.
+    const float minimum = weight.minimums == nullptr ? -0.0f : value_at(weight.minimums, weight.value_dtype, at);
+    return format.scale(value_at(weight.scales, weight.value_dtype, at), minimum);
   }
 
   // sums[m * N + n] = dot product of `count` inputs from `input` on of row m of x with weight row `row + n * step`. x
@@ -112,7 +119,8 @@ struct BlockLinear {
 
   static void prefetch(const Matrix& weight, std::int64_t row, std::int64_t input, std::int64_t block) {
     __builtin_prefetch(reinterpret_cast<const char*>(codes_at(weight, row, input)) + kPrefetchBytes);
-    __builtin_prefetch(weight.scales + row * (weight.inputs / weight.block_size) + block + kPrefetchScales);
+    const std::int64_t at = row * (weight.inputs / weight.block_size) + block + kPrefetchScales;
+    __builtin_prefetch(static_cast<const char*>(weight.scales) + at * (weight.value_dtype == DType::f16 ? 2 : 4));
   }
 
   // The part of all inputs that x is arranged for at a time. It begins at a chunk.

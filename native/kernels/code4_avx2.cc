@@ -36,8 +36,8 @@ struct Code4 {
     }
   }
 
-  Scale scale(const float* scale, const float* minimum) const {
-    return {_mm256_set1_ps(*scale), kMinimums ? _mm256_set1_ps(*minimum) : _mm256_setzero_ps()};
+  Scale scale(float scale, float minimum) const {
+    return {_mm256_set1_ps(scale), kMinimums ? _mm256_set1_ps(minimum) : _mm256_setzero_ps()};
   }
 
   // The lower half of `codes` gets the codes of even inputs, the upper half those of odd ones. So a vector of eight

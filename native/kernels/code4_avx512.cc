@@ -29,10 +29,10 @@ struct Code4 {
 
   explicit Code4(const Code4Matrix& weight) : codebook(_mm512_loadu_ps(weight.codebook)) {}
 
-  Scale scale(const float* scale, const float* minimum) const {
-    const __m512 scaled = _mm512_mul_ps(codebook, _mm512_set1_ps(*scale));
+  Scale scale(float scale, float minimum) const {
+    const __m512 scaled = _mm512_mul_ps(codebook, _mm512_set1_ps(scale));
     if constexpr (!kMinimums) return {scaled};
-    return {_mm512_add_ps(scaled, _mm512_set1_ps(*minimum))};
+    return {_mm512_add_ps(scaled, _mm512_set1_ps(minimum))};
   }
 
   // Sixteen codes are one 64-bit word. It goes to all eight lanes of 64 bits, lane q shifted so that code q is lowest in

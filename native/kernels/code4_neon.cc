@@ -36,7 +36,7 @@ struct Code4 {
     }
   }
 
-  Scale scale(const float* scale, const float* minimum) const { return {*scale, kMinimums ? *minimum : 0.0f}; }
+  Scale scale(float scale, float minimum) const { return {scale, kMinimums ? minimum : 0.0f}; }
 
   // Codes of even inputs are the high halves of bytes, those of odd inputs the low ones.
   template <int kInputs>

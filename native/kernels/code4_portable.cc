@@ -11,8 +11,8 @@ void decode(float* out, const Code4Matrix& weight, std::int64_t row, std::int64_
   for (std::int64_t k = input; k < input + count; k++) {
     const std::int64_t block = first_block + k / weight.block_size;
     const int code = k % 2 == 0 ? codes[k / 2] >> 4 : codes[k / 2] & 15;
-    const float scaled = weight.codebook[code] * weight.scales[block];
-    out[k - input] = weight.minimums == nullptr ? scaled : scaled + weight.minimums[block];
+    const float scaled = weight.codebook[code] * value_at(weight.scales, weight.value_dtype, block);
+    out[k - input] = weight.minimums == nullptr ? scaled : scaled + value_at(weight.minimums, weight.value_dtype, block);
   }
 }
 

@@ -10,8 +10,9 @@ void decode(float* out, const Int8Matrix& weight, std::int64_t row, std::int64_t
   const std::int64_t first_block = row * (weight.inputs / weight.block_size);
   for (std::int64_t k = input; k < input + count; k++) {
     const std::int64_t block = first_block + k / weight.block_size;
-    const float scaled = static_cast<float>(codes[k]) * weight.scales[block] * weight.multiplier;
-    out[k - input] = weight.minimums == nullptr ? scaled : scaled + weight.minimums[block];
+    const float scale = value_at(weight.scales, weight.value_dtype, block);
+    const float scaled = static_cast<float>(codes[k]) * scale * weight.multiplier;
+    out[k - input] = weight.minimums == nullptr ? scaled : scaled + value_at(weight.minimums, weight.value_dtype, block);
   }
 }
 

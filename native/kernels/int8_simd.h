@@ -29,10 +29,7 @@ struct Int8 {
 
   explicit Int8(const Int8Matrix& weight) : multiplier(V::set(weight.multiplier)) {}
 
-  // Adding -0 changes no number.
-  Scale scale(const float* scale, const float* minimum) const {
-    return {V::set(*scale), V::set(minimum == nullptr ? -0.0f : *minimum)};
-  }
+  Scale scale(float scale, float minimum) const { return {V::set(scale), V::set(minimum)}; }
 
   template <int kInputs>
   void decode(const std::int8_t* codes, const Scale& scale, V (&out)[kInputs / V::kLanes]) const {

@@ -43,12 +43,14 @@ struct LinearArgs {
   void* workspace;      // kWorkspaceBytes, of the calling thread
 };
 
-// Element c of a row is codebook[code] * scales[c / block_size] + minimums[c / block_size], each operation rounded.
+// Element c of a row is codebook[code] * scales[c / block_size] + minimums[c / block_size], each operation rounded. Scales and
+// minimums are f32 or f16, as the checkpoint has them; f16 is widened, which is exact.
 struct Code4Matrix {
   const std::uint8_t* codes;  // [outputs, inputs / 2], the even input in the high half of a byte
   const float* codebook;      // [16]
-  const float* scales;        // [outputs, inputs / block_size]
-  const float* minimums;      // the same, or null
+  const void* scales;         // [outputs, inputs / block_size]
+  const void* minimums;       // the same, or null
+  DType value_dtype;          // of scales and minimums: f32 or f16
   std::int64_t inputs;
   std::int64_t block_size;    // a multiple of kBlockStep that divides the inputs
 };
@@ -56,8 +58,9 @@ struct Code4Matrix {
 // Element c of a row is code * scales[c / block_size] * multiplier + minimums[c / block_size], each operation rounded.
 struct Int8Matrix {
   const std::int8_t* codes;   // [outputs, inputs]
-  const float* scales;        // [outputs, inputs / block_size]
-  const float* minimums;      // the same, or null
+  const void* scales;         // [outputs, inputs / block_size]
+  const void* minimums;       // the same, or null
+  DType value_dtype;          // of scales and minimums: f32 or f16
   std::int64_t inputs;
   std::int64_t block_size;    // `inputs`, or a multiple of kBlockStep that divides them
   float multiplier;
@@ -100,11 +103,12 @@ inline constexpr std::int32_t kInt16LimitOfInt8 = 32767;
 // that ends in rows of zeros.
 struct ArrangedMatrix {
   const std::uint8_t* codes;       // [whole groups, group_bytes]
-  const float* scales;             // [whole groups, inputs / block_size, kGroupRows]
-  const float* minimums;           // the same, or null
+  const void* scales;              // [whole groups, inputs / block_size, kGroupRows]
+  const void* minimums;            // the same, or null
   const std::uint8_t* tail_codes;  // [group_bytes]
-  const float* tail_scales;        // [inputs / block_size, kGroupRows]
-  const float* tail_minimums;
+  const void* tail_scales;         // [inputs / block_size, kGroupRows]
+  const void* tail_minimums;
+  DType value_dtype;               // of scales and minimums: f32 or f16
   std::int64_t outputs;
   std::int64_t inputs;             // a multiple of kBlockStep
   std::int64_t block_size;         // a multiple of kBlockStep that divides the inputs
@@ -135,9 +139,6 @@ struct ArrangedLinearArgs {
   const float* bias;    // [outputs] or null
   std::int64_t rows;
 };
-
-// How precisely a call multiplies with an arranged weight.
-enum class Level { f32, int16, int8 };
 
 // out[m] = x[m] / sqrt(mean(x[m]^2) + epsilon) * weight. out may be x.
 struct NormArgs {
@@ -296,15 +297,10 @@ struct KernelTable {
   void (*quantize_int8)(const QuantizeArgs&, Range rows);
   void (*arranged_code4_int16)(const ArrangedLinearArgs&, const ArrangedCode4&, Range groups);
   void (*arranged_code4_int8)(const ArrangedLinearArgs&, const ArrangedCode4&, Range groups);
-  void (*arranged_code4_f32)(const LinearArgs&, const ArrangedCode4&, Range groups);
   void (*arranged_int8_int16)(const ArrangedLinearArgs&, const ArrangedInt8&, Range groups);
   void (*arranged_int8_int8)(const ArrangedLinearArgs&, const ArrangedInt8&, Range groups);
-  void (*arranged_int8_f32)(const LinearArgs&, const ArrangedInt8&, Range groups);
   void (*embedding_arranged_code4)(const EmbeddingArgs&, const ArrangedCode4&, Range rows);
   void (*embedding_arranged_int8)(const EmbeddingArgs&, const ArrangedInt8&, Range rows);
-  // The level that `auto` takes for a number of rows of x.
-  Level (*level_of_code4)(std::int64_t rows);
-  Level (*level_of_int8)(std::int64_t rows);
   void (*rms_norm)(const NormArgs&, Range rows);
   void (*add_rms_norm)(const NormArgs&, Range rows);
   void (*head_norm)(const HeadNormArgs&, Range rows);

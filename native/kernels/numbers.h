@@ -37,6 +37,11 @@ inline float to_float(f16 value) {
   return float_of_bits(sign | bits_of_float(subnormal));
 }
 
+// Element `at` of scales or minimums, which are f32 or f16.
+inline float value_at(const void* values, DType dtype, std::int64_t at) {
+  return dtype == DType::f16 ? to_float(static_cast<const f16*>(values)[at]) : static_cast<const float*>(values)[at];
+}
+
 inline void from_float(float value, float* out) { *out = value; }
 
 // Rounds to nearest, ties to even; NaN stays a quiet NaN.

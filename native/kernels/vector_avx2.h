@@ -49,6 +49,8 @@ struct Vec {
     return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs.v), high))};
   }
 
+  static float widened(f16 value) { return _cvtsh_ss(value.bits); }
+
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(bf16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16()); }
   void store(f16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16()); }

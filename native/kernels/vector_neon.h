@@ -65,6 +65,8 @@ struct Vec {
             vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(pairs.high), upper))};
   }
 
+  static float widened(f16 value) { return vgetq_lane_f32(widen_f16(vdupq_n_u16(value.bits)).low, 0); }
+
   void store(float* p) const {
     vst1q_f32(p, low);
     vst1q_f32(p + 4, high);

@@ -8,6 +8,39 @@
 namespace shardloom::check {
 namespace {
 
+// The scales and minimums of a weight in the order that kernels want.
+template <class Value>
+struct ArrangedValues {
+  Array<Value> scales;
+  Array<Value> minimums;
+  Array<Value> tail_scales;
+  Array<Value> tail_minimums;
+
+  ArrangedValues(const Array<Value>& from_scales, const Array<Value>& from_minimums, std::int64_t outputs,
+                 std::int64_t blocks)
+      : scales(outputs / kGroupRows * kGroupRows * blocks), minimums(scales.size()),
+        tail_scales(outputs % kGroupRows == 0 ? 0 : kGroupRows * blocks), tail_minimums(tail_scales.size()) {
+    arrange(from_scales, outputs, blocks, scales, tail_scales);
+    arrange(from_minimums, outputs, blocks, minimums, tail_minimums);
+  }
+
+  static void arrange(const Array<Value>& from, std::int64_t outputs, std::int64_t blocks, const Array<Value>& whole,
+                      const Array<Value>& tail) {
+    for (std::int64_t first = 0; first < outputs; first += kGroupRows) {
+      const std::int64_t rows = outputs - first < kGroupRows ? outputs - first : kGroupRows;
+      Value* to = rows == kGroupRows ? whole.data() + first * blocks : tail.data();
+      arrange_values(static_cast<const Value*>(from.data()) + first * blocks, rows, blocks, to);
+    }
+  }
+
+  void describe(ArrangedMatrix& matrix, bool with_tail, bool with_minimums) const {
+    matrix.scales = scales.data();
+    matrix.minimums = with_minimums ? minimums.data() : nullptr;
+    matrix.tail_scales = with_tail ? tail_scales.data() : nullptr;
+    matrix.tail_minimums = with_tail && with_minimums ? tail_minimums.data() : nullptr;
+  }
+};
+
 // The bytes of a weight in the order that kernels want.
 struct Arranged {
   std::int64_t groups;
@@ -15,36 +48,32 @@ struct Arranged {
   std::int64_t row_bytes;
   std::int64_t blocks;
   Array<std::uint8_t> codes;
-  Array<float> scales;
-  Array<float> minimums;
+  ArrangedValues<float> floats;
+  ArrangedValues<f16> halves;
   Array<std::uint8_t> tail_codes;
-  Array<float> tail_scales;
-  Array<float> tail_minimums;
 
   Arranged(const std::uint8_t* from, std::int64_t row_bytes, bool code4, const Blocks& values, const Sizes& sizes)
       : groups(sizes.outputs / kGroupRows), rest(sizes.outputs % kGroupRows), row_bytes(row_bytes),
         blocks(sizes.inputs / values.block_size), codes(groups * kGroupRows * row_bytes),
-        scales(groups * kGroupRows * blocks), minimums(scales.size()),
-        tail_codes(rest == 0 ? 0 : kGroupRows * row_bytes), tail_scales(rest == 0 ? 0 : kGroupRows * blocks),
-        tail_minimums(tail_scales.size()) {
+        floats(values.scales, values.minimums, sizes.outputs, blocks),
+        halves(values.half_scales, values.half_minimums, values.dtype == DType::f16 ? sizes.outputs : 0, blocks),
+        tail_codes(rest == 0 ? 0 : kGroupRows * row_bytes) {
     for (std::int64_t g = 0; g * kGroupRows < sizes.outputs; g++) {
       const std::int64_t first = g * kGroupRows, rows = g < groups ? kGroupRows : rest;
       arrange_codes(from + first * row_bytes, rows, row_bytes, code4,
                     g < groups ? codes.data() + first * row_bytes : tail_codes.data());
-      const std::int64_t at = g < groups ? first * blocks : 0;
-      arrange_values(values.scales.data() + first * blocks, rows, blocks, (g < groups ? scales : tail_scales).data() + at);
-      arrange_values(values.minimums.data() + first * blocks, rows, blocks,
-                     (g < groups ? minimums : tail_minimums).data() + at);
     }
   }
 
   void describe(ArrangedMatrix& matrix, const Blocks& values, const Sizes& sizes) const {
     matrix.codes = codes.data();
-    matrix.scales = scales.data();
-    matrix.minimums = values.with_minimums ? minimums.data() : nullptr;
     matrix.tail_codes = rest == 0 ? nullptr : tail_codes.data();
-    matrix.tail_scales = rest == 0 ? nullptr : tail_scales.data();
-    matrix.tail_minimums = rest == 0 || !values.with_minimums ? nullptr : tail_minimums.data();
+    matrix.value_dtype = values.dtype;
+    if (values.dtype == DType::f16) {
+      halves.describe(matrix, rest > 0, values.with_minimums);
+    } else {
+      floats.describe(matrix, rest > 0, values.with_minimums);
+    }
     matrix.outputs = sizes.outputs;
     matrix.inputs = sizes.inputs;
     matrix.block_size = values.block_size;
@@ -155,42 +184,6 @@ void check_levels(Check& check, std::int32_t limit, Kernel kernel) {
 }
 
 template <class Case, class Kernel>
-void check_floats(Check& check, Kernel kernel) {
-  check.each_case([&](Random& random) {
-    const Case weight(random);
-    check.describe(weight.sizes);
-    const Operands operands(random, weight.sizes.sizes, numbers_of_x(weight.sizes.numbers));
-    const Sizes& sizes = operands.sizes;
-    const std::int64_t groups = group_count(sizes.outputs);
-    const Output received = operands.output(), expected = operands.output(), parts = operands.output();
-    const auto apply = [&](const KernelTable& kernels, const Output& out, Range rows, Range of_groups) {
-      LinearArgs args = operands.args(check, out);
-      args.x += rows.begin * args.x_stride;
-      args.out += rows.begin * args.out_stride;
-      args.rows = rows.end - rows.begin;
-      (kernels.*kernel)(args, weight.weight, of_groups);
-    };
-    apply(check.variant, received, {0, sizes.rows}, {0, groups});
-    apply(check.portable, expected, {0, sizes.rows}, {0, groups});
-    check.expect_close(received, expected, rounding_bound(operands, weight.decoded), "the result");
-    const std::int64_t row = random.between(1, sizes.rows), group = random.between(0, groups);
-    for (const Range rows : {Range{0, row}, Range{row, sizes.rows}}) {
-      if (rows.begin == rows.end) continue;
-      apply(check.variant, parts, rows, {0, group});
-      apply(check.variant, parts, rows, {group, groups});
-    }
-    check.expect_same(parts, received, "the result of parts");
-    const Output dense = operands.output();
-    LinearArgs args = operands.args(check, dense);
-    args.weight = weight.decoded.data();
-    args.weight_dtype = DType::f32;
-    check.variant.linear(args, {0, sizes.outputs});
-    check.expect_same(received, dense, "what the dequantized weight gives");
-    check.digest(received);
-  });
-}
-
-template <class Case, class Kernel>
 void check_arranged_lookup(Check& check, Kernel kernel) {
   check.each_case([&](Random& random) {
     const Case table(random);
@@ -242,16 +235,12 @@ void add_arranged_checks(std::vector<KernelCheck>& checks) {
   add("code4_int8", [](Check& c) {
     check_levels<std::int8_t, ArrangedCode4Case>(c, kInt8Limit, &Table::arranged_code4_int8);
   }, same<&Table::arranged_code4_int8>);
-  add("code4_f32", [](Check& c) { check_floats<ArrangedCode4Case>(c, &Table::arranged_code4_f32); },
-      same<&Table::arranged_code4_f32>);
   add("int8_int16", [](Check& c) {
     check_levels<std::int16_t, ArrangedInt8Case>(c, kInt16LimitOfInt8, &Table::arranged_int8_int16);
   }, same<&Table::arranged_int8_int16>);
   add("int8_int8", [](Check& c) {
     check_levels<std::int8_t, ArrangedInt8Case>(c, kInt8Limit, &Table::arranged_int8_int8);
   }, same<&Table::arranged_int8_int8>);
-  add("int8_f32", [](Check& c) { check_floats<ArrangedInt8Case>(c, &Table::arranged_int8_f32); },
-      same<&Table::arranged_int8_f32>);
   add("code4_lookup", [](Check& c) { check_arranged_lookup<ArrangedCode4Case>(c, &Table::embedding_arranged_code4); },
       same<&Table::embedding_arranged_code4>);
   add("int8_lookup", [](Check& c) { check_arranged_lookup<ArrangedInt8Case>(c, &Table::embedding_arranged_int8); },

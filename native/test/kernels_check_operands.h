@@ -96,14 +96,34 @@ inline Bound rounding_bound(const Operands& operands, const Array<float>& decode
 struct Blocks {
   std::int64_t block_size;
   bool with_minimums;
+  DType dtype;  // in which kernels get scales and minimums
   Array<float> scales;
   Array<float> minimums;
+  // The same in f16, where that is the dtype.
+  Array<f16> half_scales;
+  Array<f16> half_minimums;
 
   Blocks(Random& random, std::int64_t block_size, const Sizes& sizes, Numbers numbers)
-      : block_size(block_size), with_minimums(random.chance(2)), scales(sizes.outputs * (sizes.inputs / block_size)),
-        minimums(scales.size()) {
+      : block_size(block_size), with_minimums(random.chance(2)), dtype(random.chance(2) ? DType::f16 : DType::f32),
+        scales(sizes.outputs * (sizes.inputs / block_size)), minimums(scales.size()),
+        half_scales(dtype == DType::f16 ? scales.size() : 0), half_minimums(half_scales.size()) {
     fill(random, scales, numbers);
     fill(random, minimums, numbers);
+    round_to(half_scales, scales);
+    round_to(half_minimums, minimums);
+  }
+
+  static void round_to(const Array<f16>& halves, const Array<float>& values) {
+    for (std::int64_t i = 0; i < halves.size(); i++) {
+      from_float(values[i], &halves[i]);
+      values[i] = to_float(halves[i]);
+    }
+  }
+
+  const void* scale_data() const { return data_of(scales, half_scales); }
+  const void* minimum_data() const { return with_minimums ? data_of(minimums, half_minimums) : nullptr; }
+  const void* data_of(const Array<float>& values, const Array<f16>& halves) const {
+    return dtype == DType::f16 ? static_cast<const void*>(halves.data()) : values.data();
   }
 
   float value(float code, std::int64_t row, std::int64_t input, std::int64_t inputs, float multiplier) const {
@@ -152,8 +172,8 @@ struct Code4Case {
   }
 
   Code4Matrix matrix() const {
-    const float* minimums = blocks.with_minimums ? blocks.minimums.data() : nullptr;
-    return {codes.data(), codebook.data(), blocks.scales.data(), minimums, sizes.sizes.inputs, sizes.block_size};
+    return {codes.data(), codebook.data(),     blocks.scale_data(), blocks.minimum_data(),
+            blocks.dtype, sizes.sizes.inputs, sizes.block_size};
   }
 };
 
@@ -186,8 +206,8 @@ struct Int8Case {
   }
 
   Int8Matrix matrix() const {
-    const float* minimums = blocks.with_minimums ? blocks.minimums.data() : nullptr;
-    return {codes.data(), blocks.scales.data(), minimums, sizes.sizes.inputs, sizes.block_size, multiplier};
+    return {codes.data(), blocks.scale_data(), blocks.minimum_data(), blocks.dtype, sizes.sizes.inputs,
+            sizes.block_size, multiplier};
   }
 };
 

@@ -297,7 +297,7 @@ export interface NativeAddon {
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */
-export const NATIVE_ABI = 5;
+export const NATIVE_ABI = 6;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon; readonly path: string }

@@ -5,7 +5,7 @@
 import { widenTable } from "../core/dtype.js";
 import { InternalError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
-import { bytesOf, f32Of, u16Of } from "../core/tensor.js";
+import { bytesOf, f32Of, type Tensor, u16Of } from "../core/tensor.js";
 import type { Code4Weight, DenseWeight, Int8Weight, LinearWeight } from "./kernels.js";
 
 const { fround } = Math;
@@ -36,7 +36,7 @@ export function weightExtents(weight: LinearWeight): WeightExtents {
   expectDType(codes, weight.format === "code4" ? "u8" : "i8");
   const blocks = extents.inputs / blockSize;
   for (const operand of minimums === null ? [scales] : [scales, minimums]) {
-    expectDType(operand, "f32");
+    expectDType(operand, scales.tensor.dtype === "f16" ? "f16" : "f32");
     // A vector of one scale a row is a column of them.
     const elements = operand.rows * operand.columns;
     if (elements !== extents.outputs * blocks) throw unfit(operand, `${extents.outputs * blocks} elements`, elements);
@@ -128,10 +128,21 @@ function blockValues(
 ): { readonly scale: BlockValue; readonly minimum: BlockValue | null } {
   const blocks = inputs / blockSize;
   const at = (operand: Operand): BlockValue => {
-    const values = f32Of(operand.tensor);
-    return (row, column) => values[row * blocks + Math.floor(column / blockSize)] ?? 0;
+    const read = blockValueReader(operand.tensor);
+    return (row, column) => read(row * blocks + Math.floor(column / blockSize));
   };
   return { scale: at(scales), minimum: minimums === null ? null : at(minimums) };
+}
+
+/** Reads elements of scales or minimums, which are f32 or f16. */
+export function blockValueReader(tensor: Tensor): (index: number) => number {
+  if (tensor.dtype !== "f16") {
+    const values = f32Of(tensor);
+    return (index) => values[index] ?? 0;
+  }
+  const bits = u16Of(tensor);
+  const table = widenTable("f16");
+  return (index) => table[bits[index] ?? 0] ?? 0;
 }
 
 function expectDType({ tensor }: Operand, dtype: string): void {

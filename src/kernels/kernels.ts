@@ -28,9 +28,9 @@ export interface Code4Weight {
   readonly codes: Operand;
   /** f32 `[16]` */
   readonly codebook: Operand;
-  /** f32 `[outputs, inputs / blockSize]` */
+  /** f32 or f16 `[outputs, inputs / blockSize]`; f16 is widened, which is exact. */
   readonly scales: Operand;
-  /** f32 `[outputs, inputs / blockSize]`; null for none. */
+  /** As the scales; null for none. */
   readonly minimums: Operand | null;
   /** Inputs a scale holds for: a multiple of 16 that divides the inputs. */
   readonly blockSize: number;
@@ -41,9 +41,9 @@ export interface Int8Weight {
   readonly format: "int8";
   /** i8 `[outputs, inputs]` */
   readonly codes: Operand;
-  /** f32 `[outputs, inputs / blockSize]` */
+  /** f32 or f16 `[outputs, inputs / blockSize]`; f16 is widened, which is exact. */
   readonly scales: Operand;
-  /** f32 `[outputs, inputs / blockSize]`; null for none. */
+  /** As the scales; null for none. */
   readonly minimums: Operand | null;
   /** Inputs a scale holds for: all, or a multiple of 16 that divides them. */
   readonly blockSize: number;

@@ -7,7 +7,7 @@ import {
   roundBlock,
   roundCodebook,
 } from "./activation-levels.js";
-import { MIN_BLOCK_SIZE, weightExtents } from "./execution-format.js";
+import { blockValueReader, MIN_BLOCK_SIZE, weightExtents } from "./execution-format.js";
 import type { Code4Weight, Int8Weight, LinearWeight } from "./kernels.js";
 
 const { fround } = Math;
@@ -73,7 +73,8 @@ function dotRow(
   const weights = new Int32Array(codes.length);
   read(row, weights);
   const blocks = codes.length / blockSize;
-  const [scaleOf, minimumOf] = [f32Of(scales.tensor), minimums === null ? null : f32Of(minimums.tensor)];
+  const scaleOf = blockValueReader(scales.tensor);
+  const minimumOf = minimums === null ? null : blockValueReader(minimums.tensor);
   let total = 0;
   for (const [b, step] of steps.entries()) {
     let [dot, sum] = [0, 0];
@@ -82,8 +83,8 @@ function dotRow(
       sum += codes[k] ?? 0;
     }
     const at = row * blocks + Math.floor((b * block) / blockSize);
-    total += fround(dot) * fround(fround(step * factor) * (scaleOf[at] ?? 0));
-    if (minimumOf !== null) total += fround(sum * step) * (minimumOf[at] ?? 0);
+    total += fround(dot) * fround(fround(step * factor) * scaleOf(at));
+    if (minimumOf !== null) total += fround(sum * step) * minimumOf(at);
   }
   return total;
 }

@@ -160,11 +160,12 @@ class Shard {
     }
     const { blockSize } = source;
     const minimums = source.minimums !== null;
+    const valueDType = source.scales.tensor.dtype === "f16" ? "f16" : "f32";
     if (source.format === "code4") {
-      return { format: "code4", blockSize, minimums, codebook: this.#codebook(source.codebook) };
+      return { format: "code4", blockSize, minimums, valueDType, codebook: this.#codebook(source.codebook) };
     }
     const rowScales = blockSize === end - start ? checksumOf([weight.scales, weight.minimums]) : null;
-    return { format: "int8", blockSize, minimums, multiplier: source.multiplier, rowScales };
+    return { format: "int8", blockSize, minimums, valueDType, multiplier: source.multiplier, rowScales };
   }
 
   #codebook({ tensor }: Operand): number {
@@ -185,8 +186,9 @@ class Shard {
       return;
     }
     add("codes", weight.source.format === "code4" ? "u8" : "i8", weight.codes);
-    add("scales", "f32", weight.scales);
-    if (weight.source.minimums !== null) add("minimums", "f32", weight.minimums);
+    const { scales, minimums } = weight.source;
+    add("scales", scales.tensor.dtype, weight.scales);
+    if (minimums !== null) add("minimums", minimums.tensor.dtype, weight.minimums);
   }
 }
 

@@ -25,6 +25,8 @@ export interface Extents {
   readonly inputs: number;
   readonly blockSize: number;
   readonly minimums?: boolean;
+  /** dtype of scales and minimums, f32 by default. */
+  readonly values?: "f32" | "f16";
   readonly multiplier?: number;
 }
 
@@ -47,14 +49,14 @@ export function codesOf(format: Format, outputs: number, inputs: number, next: (
 }
 
 export function makeWeight(random: Random, format: Format, extents: Extents): BlockWeight {
-  const { outputs, inputs, blockSize, minimums = false, multiplier = 1 } = extents;
+  const { outputs, inputs, blockSize, minimums = false, values = "f32", multiplier = 1 } = extents;
   const blocks = [outputs, inputs / blockSize];
   return {
     format,
     codes: codesOf(format, outputs, inputs, () => random.below(256)),
     codebook: random.floats("f32", [16]),
-    scales: random.floats("f32", blocks, format === "code4" ? 1 : 1 / 128),
-    minimums: minimums ? random.floats("f32", blocks, 0.5) : null,
+    scales: random.floats(values, blocks, format === "code4" ? 1 : 1 / 128),
+    minimums: minimums ? random.floats(values, blocks, 0.5) : null,
     blockSize,
     multiplier,
   };

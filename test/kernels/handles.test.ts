@@ -236,7 +236,8 @@ describe("native kernels check what they are given", () => {
       wrong.push(
         [/scales to have 6 elements but it has 3/, { ...weight, scales: bind(zeros("f32", [3])) }],
         [/minimums to have 6 elements but it has 5/, { ...weight, minimums: bind(zeros("f32", [5])) }],
-        [/scales to be f32/, { ...weight, scales: bind(zeros("bf16", [3, 2])) }],
+        [/scales to be f32 or f16 but it is bf16/, { ...weight, scales: bind(zeros("bf16", [3, 2])) }],
+        [/minimums to be f32/, { ...weight, minimums: bind(zeros("f16", [3, 2])) }],
         [/scales to have 3 elements but it has 6/, { ...weight, blockSize: 64 }],
         [/divides 64 inputs but received 8/, { ...weight, blockSize: 8 }],
         [/divides 64 inputs but received 48/, { ...weight, blockSize: 48 }],

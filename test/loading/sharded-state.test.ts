@@ -188,11 +188,11 @@ describe("a sharded state", () => {
     it("when it is of another version, naming both", async () => {
       const error = await refusal(
         edit((manifest) => {
-          manifest["version"] = 2;
+          manifest["version"] = 1;
         }),
       );
       assert.equal(error.code, "SHARDED_STATE_VERSION");
-      assert.match(error.message, /shardloom-state\.json: version: expected version 1 but received 2$/);
+      assert.match(error.message, /shardloom-state\.json: version: expected version 2 but received 1$/);
     });
 
     it("when its manifest is not what the files hold", async () => {

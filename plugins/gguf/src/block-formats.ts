@@ -3,7 +3,7 @@
  * Layouts and arithmetic: `block_q*` in ggml-common.h; the values equal `gguf/quants.py` to the bit.
  */
 import type { BlockLayout } from "shardloom/plugin";
-import { type BlockFormat, halfAt, laidOut, type ReadHeaders, type Unpack } from "./unpacking.js";
+import { type BlockFormat, halfBitsAt, laidOut, type ReadHeaders, type Unpack } from "./unpacking.js";
 
 /** Elements of one block of this file. */
 export const BLOCK_ELEMENTS = 32;
@@ -12,15 +12,15 @@ const HALF_BLOCK = BLOCK_ELEMENTS / 2;
 
 const unpackQ5_0: Unpack = (source, count, { codes, scales }) => {
   for (let block = 0, at = 0; block < count; block++, at += 22) {
-    scales[block] = halfAt(source, at);
+    scales[block] = halfBitsAt(source, at);
     unpackFiveBits(source, at + 2, 16, codes, block * BLOCK_ELEMENTS);
   }
 };
 
 const unpackQ5_1: Unpack = (source, count, { codes, scales, minimums }) => {
   for (let block = 0, at = 0; block < count; block++, at += 24) {
-    scales[block] = halfAt(source, at);
-    minimums[block] = halfAt(source, at + 2);
+    scales[block] = halfBitsAt(source, at);
+    minimums[block] = halfBitsAt(source, at + 2);
     unpackFiveBits(source, at + 4, 0, codes, block * BLOCK_ELEMENTS);
   }
 };
@@ -48,13 +48,13 @@ const halves = (headerBytes: number): BlockLayout => ({
 });
 
 const readScales: ReadHeaders = (headers, count, scales) => {
-  for (let block = 0; block < count; block++) scales[block] = halfAt(headers, 2 * block);
+  for (let block = 0; block < count; block++) scales[block] = halfBitsAt(headers, 2 * block);
 };
 
 const readScalesAndMinimums: ReadHeaders = (headers, count, scales, minimums) => {
   for (let block = 0; block < count; block++) {
-    scales[block] = halfAt(headers, 4 * block);
-    minimums[block] = halfAt(headers, 4 * block + 2);
+    scales[block] = halfBitsAt(headers, 4 * block);
+    minimums[block] = halfBitsAt(headers, 4 * block + 2);
   }
 };
 
@@ -69,7 +69,7 @@ const Q8_LAYOUT: BlockLayout = {
 };
 
 const described = (execution: BlockFormat["execution"], zero: number, hasMinimums: boolean) => {
-  return { execution, zero, scaleElements: BLOCK_ELEMENTS, hasMinimums };
+  return { execution, zero, scaleElements: BLOCK_ELEMENTS, hasMinimums, valueDType: "f16" as const };
 };
 
 export const Q4_0: BlockFormat = laidOut(described("code4", 8, false), halves(2), readScales);

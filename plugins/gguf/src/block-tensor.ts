@@ -5,7 +5,7 @@
 import type { CheckpointTensor } from "shardloom/plugin";
 import { type ReadBytes, rowsInFile, unpermuted } from "./row-order.js";
 import type { StoredTensor } from "./tensor-layout.js";
-import { type BlockRange, type Plane, planeBytes, type TensorReader } from "./tensor-reader.js";
+import { type BlockRange, type Plane, planeBytes, type TensorReader, valueBytes } from "./tensor-reader.js";
 import type { BlockFormat } from "./unpacking.js";
 
 export class BlockTensor implements CheckpointTensor {
@@ -42,18 +42,19 @@ export class BlockTensor implements CheckpointTensor {
 
   /**
    * What the values of a matrix `[rows, columns]` are made of, as tensors named below its own: `.codes` (u8
-   * `[rows, columns / 2]` or i8 `[rows, columns]`), `.scales` and, where the format has them, `.minimums` (f32
+   * `[rows, columns / 2]` or i8 `[rows, columns]`), `.scales` and, where the format has them, `.minimums` (f16 or f32
    * `[rows, columns / blockSize]`). A `blockSize` that divides the format's repeats its scales.
    */
   planes(blockSize: number): readonly CheckpointTensor[] {
     const [rows = 0, columns = 0] = this.shape;
-    const { execution, scaleElements, hasMinimums } = this.blocks;
+    const { execution, scaleElements, hasMinimums, valueDType } = this.blocks;
     const repeats = scaleElements / blockSize;
     const tensor = (plane: Plane, dtype: CheckpointTensor["dtype"], width: number, read: ReadBytes) => {
       return { name: `${this.name}.${plane}`, dtype, shape: [rows, width], file: this.file, read };
     };
     const perBlock = (plane: Plane): CheckpointTensor => {
-      return tensor(plane, "f32", columns / blockSize, repeated(this.#plane(plane), repeats));
+      const read = repeated(this.#plane(plane), repeats, valueBytes(this.blocks));
+      return tensor(plane, valueDType, columns / blockSize, read);
     };
     const readSlice: CheckpointTensor["readSlice"] = (ranges, destination) => this.#readCodes(ranges, destination);
     const codes =
@@ -132,19 +133,18 @@ export function bounded(what: string, sizeBytes: number, read: ReadBytes): ReadB
   };
 }
 
-/** A vector of f32 in which every element of another one comes `repeats` times. */
-function repeated(read: ReadBytes, repeats: number): ReadBytes {
+/** A vector of elements of `width` bytes in which every element of another one comes `repeats` times. */
+function repeated(read: ReadBytes, repeats: number, width: number): ReadBytes {
   if (repeats === 1) return read;
   return (destination, byteOffset) => {
-    const first = Math.floor(byteOffset / 4);
-    const last = Math.ceil((byteOffset + destination.length) / 4);
-    const firstStored = Math.floor(first / repeats);
-    const stored = new Float32Array(Math.ceil(last / repeats) - firstStored);
-    read(new Uint8Array(stored.buffer), firstStored * 4);
-    const wanted = Float32Array.from({ length: last - first }, (_, i) => {
-      return stored[Math.floor((first + i) / repeats) - firstStored] ?? 0;
-    });
-    const skip = byteOffset - first * 4;
-    destination.set(new Uint8Array(wanted.buffer, skip, destination.length), 0);
+    const end = byteOffset + destination.length;
+    const stride = width * repeats;
+    const firstStored = Math.floor(byteOffset / stride);
+    const stored = new Uint8Array((Math.ceil(end / stride) - firstStored) * width);
+    read(stored, firstStored * width);
+    for (let at = byteOffset; at < end; at++) {
+      const element = Math.floor(at / stride) - firstStored;
+      destination[at - byteOffset] = stored[element * width + (at % width)] ?? 0;
+    }
   };
 }

@@ -4,7 +4,7 @@
  * times a sub-block's is exact in binary32 (11 + 7 bits at most); a minimum that is subtracted there is negative here.
  */
 import type { BlockLayout } from "shardloom/plugin";
-import { type BlockFormat, halfAt, laidOut, type ReadHeaders, type Unpack } from "./unpacking.js";
+import { type BlockFormat, type BlockValues, halfAt, laidOut, type ReadHeaders, type Unpack } from "./unpacking.js";
 
 /** Elements of one block of this file. */
 export const K_BLOCK_ELEMENTS = 256;
@@ -44,7 +44,7 @@ const unpackQ5_K: Unpack = (source, count, { codes, scales, minimums }) => {
 };
 
 /** Two binary16 factors at `at`, then eight 6-bit scales and eight 6-bit minimums packed in twelve bytes. */
-function unpackScales(source: Uint8Array, at: number, to: number, scales: Float32Array, minimums: Float32Array): void {
+function unpackScales(source: Uint8Array, at: number, to: number, scales: BlockValues, minimums: BlockValues): void {
   const scale = halfAt(source, at);
   const minimum = -halfAt(source, at + 2);
   for (let i = 0; i < 4; i++) {
@@ -83,7 +83,7 @@ const unpackQ6_K: Unpack = (source, count, { codes, scales }) => {
 };
 
 export const Q4_K: BlockFormat = laidOut(
-  { execution: "code4", zero: 0, scaleElements: SUB_BLOCK_ELEMENTS, hasMinimums: true },
+  { execution: "code4", zero: 0, scaleElements: SUB_BLOCK_ELEMENTS, hasMinimums: true, valueDType: "f32" },
   Q4_K_LAYOUT,
   readQ4_K,
 );
@@ -93,6 +93,7 @@ export const Q5_K: BlockFormat = {
   zero: 0,
   scaleElements: SUB_BLOCK_ELEMENTS,
   hasMinimums: true,
+  valueDType: "f32",
   unpack: unpackQ5_K,
 };
 
@@ -101,5 +102,6 @@ export const Q6_K: BlockFormat = {
   zero: 0,
   scaleElements: 16,
   hasMinimums: false,
+  valueDType: "f32",
   unpack: unpackQ6_K,
 };

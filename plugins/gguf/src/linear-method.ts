@@ -88,12 +88,12 @@ function parametersOf({ storage, parts, rows }: Segment, layer: LinearLayer, sev
   const matrix = { ...common, name: "weight", shape: [rows, inputs] };
   if (storage.kind === "plain") return [{ ...matrix, dtype: layer.dtype }];
   if (storage.kind === "values") return [{ ...matrix, dtype: "f32" }];
-  const { execution, blockSize, hasMinimums } = storage;
+  const { execution, blockSize, hasMinimums, valueDType } = storage;
   const perBlock = (name: string): ParameterSpec => {
     return {
       ...common,
       name,
-      dtype: "f32",
+      dtype: valueDType,
       shape: [rows, inputs / blockSize],
       blockScale: { outputs: 1, inputs: blockSize },
     };

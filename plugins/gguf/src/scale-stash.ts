@@ -3,10 +3,27 @@
  * reads the codes of a matrix reads its scales next. So a block is read from the file and unpacked once.
  */
 import type { StoredTensor } from "./tensor-layout.js";
+import type { BlockFormat, BlockValues } from "./unpacking.js";
+
+/** Room for the values of a tensor, as whatever dtype it has. Memory is kept for the next one. */
+class ValueBuffer {
+  #memory = new ArrayBuffer(0);
+  #values: BlockValues = new Uint16Array(0);
+
+  get values(): BlockValues {
+    return this.#values;
+  }
+
+  prepare(dtype: BlockFormat["valueDType"], count: number): void {
+    const bytes = count * (dtype === "f16" ? 2 : 4);
+    if (this.#memory.byteLength < bytes) this.#memory = new ArrayBuffer(bytes);
+    this.#values = dtype === "f16" ? new Uint16Array(this.#memory, 0, count) : new Float32Array(this.#memory, 0, count);
+  }
+}
 
 export class ScaleStash {
-  #scales = new Float32Array(0);
-  #minimums = new Float32Array(0);
+  #scales = new ValueBuffer();
+  #minimums = new ValueBuffer();
   /** 1 for each block whose scales are here. */
   #known = new Uint8Array(0);
   #tensor: StoredTensor | null = null;
@@ -21,8 +38,9 @@ export class ScaleStash {
     this.#scalesPerBlock = scalesPerBlock;
     if (this.#known.length < blocks) this.#known = new Uint8Array(blocks);
     else this.#known.fill(0, 0, blocks);
-    if (this.#scales.length < scales) this.#scales = new Float32Array(scales);
-    if (tensor.format.blocks?.hasMinimums && this.#minimums.length < scales) this.#minimums = new Float32Array(scales);
+    const { valueDType = "f32", hasMinimums = false } = tensor.format.blocks ?? {};
+    this.#scales.prepare(valueDType, scales);
+    this.#minimums.prepare(valueDType, hasMinimums ? scales : 0);
   }
 
   /** Whether the scales of `count` blocks from `block` on are here. */
@@ -35,18 +53,18 @@ export class ScaleStash {
     this.#known.fill(1, block, block + count);
   }
 
-  scales(block: number, count: number): Float32Array {
-    return this.#scales.subarray(block * this.#scalesPerBlock, (block + count) * this.#scalesPerBlock);
+  scales(block: number, count: number): BlockValues {
+    return this.#scales.values.subarray(block * this.#scalesPerBlock, (block + count) * this.#scalesPerBlock);
   }
 
-  minimums(block: number, count: number): Float32Array {
-    return this.#minimums.subarray(block * this.#scalesPerBlock, (block + count) * this.#scalesPerBlock);
+  minimums(block: number, count: number): BlockValues {
+    return this.#minimums.values.subarray(block * this.#scalesPerBlock, (block + count) * this.#scalesPerBlock);
   }
 
   /** Gives the memory back. */
   release(): void {
-    this.#scales = new Float32Array(0);
-    this.#minimums = new Float32Array(0);
+    this.#scales = new ValueBuffer();
+    this.#minimums = new ValueBuffer();
     this.#known = new Uint8Array(0);
     this.#tensor = null;
   }

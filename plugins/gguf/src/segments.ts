@@ -17,7 +17,10 @@ export type Storage =
   /** In blocks that the cut of this rank does not leave whole: their exact values, in f32. */
   | { readonly kind: "values" }
   /** Codes, scales and minimums, `blockSize` inputs a scale. */
-  | ({ readonly kind: "blocks"; readonly blockSize: number } & Pick<BlockFormat, "execution" | "zero" | "hasMinimums">);
+  | ({ readonly kind: "blocks"; readonly blockSize: number } & Pick<
+      BlockFormat,
+      "execution" | "zero" | "hasMinimums" | "valueDType"
+    >);
 
 /** Neighbouring matrices of a layer in the same storage. */
 export interface Segment {
@@ -29,8 +32,8 @@ export interface Segment {
 }
 
 /**
- * The segments of a layer, in the order of rows. Matrices of different formats share one where their codes mean the same:
- * Q4_1 and Q4_K, or Q5_1 and Q5_K, or Q5_0 and Q8_0. Throws CheckpointError `SHAPE_MISMATCH` for a matrix in blocks of
+ * The segments of a layer, in the order of rows. Matrices of different formats share one where their codes and scales mean
+ * the same, as those of Q5_0 and Q8_0 do. Throws CheckpointError `SHAPE_MISMATCH` for a matrix in blocks of
  * another shape than the layer's.
  */
 export function planSegments(layer: LinearLayer, checkpoint: Checkpoint): readonly Segment[] {
@@ -56,9 +59,11 @@ function storageOf(layer: LinearLayer, part: LinearPart, checkpoint: Checkpoint)
   // One that is missing is missed when the layer is loaded.
   if (!(tensor instanceof BlockTensor)) return { kind: "plain" };
   checkShape(tensor, [part.outputSize, layer.inputSize], layer.rank);
-  const { execution, zero, scaleElements, hasMinimums } = tensor.blocks;
+  const { execution, zero, scaleElements, hasMinimums, valueDType } = tensor.blocks;
   const blockSize = wholeBlockSize(scaleElements, layer);
-  return blockSize === null ? { kind: "values" } : { kind: "blocks", blockSize, execution, zero, hasMinimums };
+  return blockSize === null
+    ? { kind: "values" }
+    : { kind: "blocks", blockSize, execution, zero, hasMinimums, valueDType };
 }
 
 /**
@@ -74,8 +79,9 @@ function wholeBlockSize(scaleElements: number, { inputs }: LinearLayer): number 
 
 function sameStorage(a: Storage, b: Storage): boolean {
   if (a.kind !== "blocks" || b.kind !== "blocks") return a.kind === b.kind;
-  const { blockSize, execution, zero, hasMinimums } = a;
-  return blockSize === b.blockSize && execution === b.execution && zero === b.zero && hasMinimums === b.hasMinimums;
+  const sameCodes = a.execution === b.execution && a.zero === b.zero;
+  const sameValues = a.hasMinimums === b.hasMinimums && a.valueDType === b.valueDType;
+  return sameCodes && sameValues && a.blockSize === b.blockSize;
 }
 
 function checkShape({ name, shape, file }: BlockTensor, expected: readonly number[], rank: number): void {

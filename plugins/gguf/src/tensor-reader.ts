@@ -2,11 +2,11 @@
 import { InternalError, type RandomAccessFile, type StridedRuns } from "shardloom/plugin";
 import { ScaleStash } from "./scale-stash.js";
 import type { StoredTensor } from "./tensor-layout.js";
-import { type BlockFormat, isLaidOut, type Unpacked, writeValues } from "./unpacking.js";
+import { type BlockFormat, type BlockValues, isLaidOut, type Unpacked, writeValues } from "./unpacking.js";
 
 /**
  * What can be read of a tensor in blocks, each row-major over its rows: its values in f32, or what they are made of. Codes
- * are as an execution format has them (two a byte, or one), scales and minimums f32, one for each `scaleElements`.
+ * are as an execution format has them (two a byte, or one), scales and minimums one for each `scaleElements`.
  */
 export type Plane = "values" | "codes" | "scales" | "minimums";
 
@@ -25,14 +25,17 @@ const TILE_ELEMENTS = 32_768;
 /** The least number of elements that a scale holds for. */
 const MIN_SCALE_ELEMENTS = 16;
 
+const TILE_SCALES = TILE_ELEMENTS / MIN_SCALE_ELEMENTS;
+
 export class TensorReader {
   readonly #file: RandomAccessFile;
   readonly #stash = new ScaleStash();
   readonly #values = new Float32Array(TILE_ELEMENTS);
-  readonly #tile: Unpacked = {
-    codes: new Uint8Array(TILE_ELEMENTS),
-    scales: new Float32Array(TILE_ELEMENTS / MIN_SCALE_ELEMENTS),
-    minimums: new Float32Array(TILE_ELEMENTS / MIN_SCALE_ELEMENTS),
+  readonly #codes = new Uint8Array(TILE_ELEMENTS);
+  /** By the dtype of a format's scales and minimums. */
+  readonly #tiles: Readonly<Record<BlockFormat["valueDType"], Unpacked>> = {
+    f16: { codes: this.#codes, scales: new Uint16Array(TILE_SCALES), minimums: new Uint16Array(TILE_SCALES) },
+    f32: { codes: this.#codes, scales: new Float32Array(TILE_SCALES), minimums: new Float32Array(TILE_SCALES) },
   };
   #stored = new Uint8Array(0);
   #headers = new Uint8Array(0);
@@ -127,8 +130,9 @@ export class TensorReader {
     const { blockElements } = tensor.format;
     if (plane === "values") {
       // Of a tensor that is read as values nothing else is read: nothing is kept of it.
-      blocks.unpack(this.#readStored(tensor, block, count), count, this.#tile);
-      writeValues(blocks, this.#tile, count * blockElements, this.#values);
+      const tile = this.#tiles[blocks.valueDType];
+      blocks.unpack(this.#readStored(tensor, block, count), count, tile);
+      writeValues(blocks, tile, count * blockElements, this.#values);
       return bytes(this.#values);
     }
     const stash = this.#stash;
@@ -136,10 +140,10 @@ export class TensorReader {
     if (plane === "codes" || !stash.knows(block, count)) {
       const scales = stash.scales(block, count);
       const minimums = stash.minimums(block, count);
-      blocks.unpack(this.#readStored(tensor, block, count), count, { codes: this.#tile.codes, scales, minimums });
+      blocks.unpack(this.#readStored(tensor, block, count), count, { codes: this.#codes, scales, minimums });
       stash.note(block, count);
     }
-    if (plane === "codes") return this.#tile.codes;
+    if (plane === "codes") return this.#codes;
     return bytes(plane === "scales" ? stash.scales(block, count) : stash.minimums(block, count));
   }
 
@@ -166,10 +170,15 @@ export function planeBytes(blocks: BlockFormat, plane: Plane, elements: number):
       return blocks.execution === "code4" ? elements / 2 : elements;
     case "scales":
     case "minimums":
-      return (elements / blocks.scaleElements) * 4;
+      return (elements / blocks.scaleElements) * valueBytes(blocks);
   }
 }
 
-function bytes({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+/** Bytes of a scale or a minimum. */
+export function valueBytes({ valueDType }: BlockFormat): number {
+  return valueDType === "f16" ? 2 : 4;
+}
+
+function bytes({ buffer, byteOffset, byteLength }: BlockValues): Uint8Array {
   return new Uint8Array(buffer, byteOffset, byteLength);
 }

@@ -1,14 +1,19 @@
 /** What a block format is: how its blocks come apart into integers, and into what turns integers into values. */
 import { type BlockLayout, f16ToF32, splitBlocks } from "shardloom/plugin";
 
+/**
+ * Scales or minimums, one for each run of `scaleElements`: the bits of binary16 numbers as the file has them, or binary32
+ * numbers that were computed. BlockFormat says which.
+ */
+export type BlockValues = Uint16Array | Float32Array;
+
 /** Where the contents of unpacked blocks go, element after element. */
 export interface Unpacked {
   /** Of "code4": two elements a byte, the first in the high half. Of "int8": a signed byte each. */
   readonly codes: Uint8Array;
-  /** One for each run of `scaleElements`. */
-  readonly scales: Float32Array;
-  /** Likewise; left alone by formats without minimums. */
-  readonly minimums: Float32Array;
+  readonly scales: BlockValues;
+  /** Left alone by formats without minimums. */
+  readonly minimums: BlockValues;
 }
 
 /** Unpacks `count` blocks at the start of `source` to the start of the arrays of `to`. */
@@ -27,16 +32,20 @@ export interface BlockFormat {
   /** Elements that a scale holds for; divides a block. */
   readonly scaleElements: number;
   readonly hasMinimums: boolean;
+  /** dtype of scales and minimums: f16 where they are in the file. */
+  readonly valueDType: "f16" | "f32";
   readonly unpack: Unpack;
 }
 
 /** Writes the values of the first `count` elements of unpacked blocks. */
 export function writeValues(format: BlockFormat, from: Unpacked, count: number, values: Float32Array): void {
-  const { execution, zero, scaleElements, hasMinimums } = format;
+  const { execution, zero, scaleElements, hasMinimums, valueDType } = format;
   const { codes } = from;
+  const widen = valueDType === "f16" ? halfTable() : null;
   for (let element = 0, run = 0; element < count; run++) {
-    const scale = from.scales[run] ?? 0;
-    const minimum = from.minimums[run] ?? 0;
+    const [storedScale = 0, storedMinimum = 0] = [from.scales[run], from.minimums[run]];
+    const scale = widen === null ? storedScale : (widen[storedScale] ?? 0);
+    const minimum = widen === null ? storedMinimum : (widen[storedMinimum] ?? 0);
     for (const end = element + scaleElements; element < end; element++) {
       const code =
         execution === "int8"
@@ -61,7 +70,12 @@ function halfTable(): Float32Array {
 
 /** The binary16 value at byte `at`. */
 export function halfAt(source: Uint8Array, at: number): number {
-  return halfTable()[(source[at] ?? 0) | ((source[at + 1] ?? 0) << 8)] ?? 0;
+  return halfTable()[halfBitsAt(source, at)] ?? 0;
+}
+
+/** The bits of that value. */
+export function halfBitsAt(source: Uint8Array, at: number): number {
+  return (source[at] ?? 0) | ((source[at + 1] ?? 0) << 8);
 }
 
 /** A format whose blocks the reader itself can take apart: what is beside the codes is turned into scales here. */
@@ -71,7 +85,7 @@ export interface LaidOutFormat extends BlockFormat {
 }
 
 /** Writes the scales and minimums of `count` blocks, whose headers lie one after another. */
-export type ReadHeaders = (headers: Uint8Array, count: number, scales: Float32Array, minimums: Float32Array) => void;
+export type ReadHeaders = (headers: Uint8Array, count: number, scales: BlockValues, minimums: BlockValues) => void;
 
 /** The format of blocks of a layout. */
 export function laidOut(

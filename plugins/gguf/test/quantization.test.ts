@@ -128,7 +128,7 @@ describe("the execution format of a GGUF matrix", () => {
     Q8_0: { format: "int8", blockSize: 32, minimums: false },
   };
 
-  it("holds 4-bit codes in 4 bits and wider ones in 8, with as many scales as the blocks have", () => {
+  it("holds 4-bit codes in 4 bits and wider ones in 8, with as many scales as the blocks have, in the dtype of the file", () => {
     for (const type of blockTypes) {
       for (const kind of kinds) {
         const { rows, columns } = matrixOf(matrices[type]);
@@ -136,6 +136,9 @@ describe("the execution format of a GGUF matrix", () => {
         const weight = weightOf(loadMatrix(checkpoint, matrices[type], kind, whole, 0));
         assert.ok(weight.format === "code4" || weight.format === "int8", type);
         const { format, blockSize, minimums, scales } = weight;
+        const valueDType = type.endsWith("_K") ? "f32" : "f16";
+        assert.equal(scales.tensor.dtype, valueDType, type);
+        assert.equal(minimums?.tensor.dtype ?? valueDType, valueDType, type);
         assert.deepEqual({ format, blockSize, minimums: minimums !== null }, formats[type], type);
         assert.deepEqual(scales.tensor.shape, [rows, columns / blockSize], type);
       }
@@ -175,11 +178,11 @@ describe("the execution format of a GGUF matrix", () => {
 });
 
 describe("fused layers of a GGUF file", () => {
-  it("are one weight where the codes of their matrices mean the same, whatever the formats", () => {
+  it("are one weight where the codes and scales of their matrices mean the same, whatever the formats", () => {
     for (const worldSize of [1, 2, 3, 5]) {
       for (let rank = 0; rank < worldSize; rank++) {
         const layer = gateUp(2, { rank, worldSize });
-        assert.deepEqual(storageOf(layer), [["int8", 0]], "Q5_1 and Q5_K");
+        assert.deepEqual(storageOf(layer), [["int8", 0]], "Q5_0 and Q8_0");
         assertShard(layer, `rank ${rank} of ${worldSize}`);
       }
     }
@@ -226,11 +229,12 @@ describe("fused layers of a GGUF file", () => {
           storageOf(layer),
           [
             ["code4", 0],
+            ["code4", 16 / worldSize],
             ["dense", 16 / worldSize + 8],
           ],
-          "Q4_1 and Q4_K, then F16",
+          "Q4_1, Q4_K with scales in f32, then F16",
         );
-        const values = layer.method.executionWeights()[1]?.weight;
+        const values = layer.method.executionWeights()[2]?.weight;
         assert.equal(values?.format === "dense" ? values.matrix.tensor.dtype : null, "f16");
         assertShard(layer, `rank ${rank} of ${worldSize}`);
       }

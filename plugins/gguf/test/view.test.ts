@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import type { Checkpoint, Range } from "shardloom/plugin";
+import { type Checkpoint, dtypeBytes, type Range } from "shardloom/plugin";
 import { createGgufLoader } from "../src/index.js";
 import { fixturePath } from "./fixture.js";
 import { between, loadMatrix, matrices, matrixOf, quantizationOf } from "./sharding.js";
@@ -79,7 +79,7 @@ describe("the checkpoint that layers load a GGUF file from", () => {
       assert.equal(planes.length, 4 * 2 + 2, "of the K formats with minimums three, of the others two");
       const wholes = planes.map((tensor) => {
         const elements = tensor.shape.reduce((product, extent) => product * extent, 1);
-        const whole = new Uint8Array(elements * (tensor.dtype === "f32" ? 4 : 1));
+        const whole = new Uint8Array(elements * dtypeBytes(tensor.dtype));
         tensor.read(whole, 0);
         return { tensor, whole };
       });

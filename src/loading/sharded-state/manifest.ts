@@ -13,7 +13,7 @@ import { checkCount, field, type Reader, readList, readObject, readText } from "
 export const MANIFEST_FILE = "shardloom-state.json";
 export const STATE_FORMAT = "shardloom sharded state";
 /** Changes when an older shardloom could not read a newer state, or would misread it. */
-export const STATE_VERSION = 1;
+export const STATE_VERSION = 2;
 /** Bytes of a file that have one checksum: ranks share a large file's verification. */
 export const CHECKSUM_BYTES = 64 * 1024 * 1024;
 /** More ranks than any group has, and more entries of codebooks than any model's formats. */
@@ -29,6 +29,9 @@ export interface StateFile {
   readonly checksums: readonly number[];
 }
 
+/** dtype of scales and minimums. */
+export type ValueDType = "f32" | "f16";
+
 /** How the elements of a piece are stored. Tensors of rank's files, below the name of the matrix. */
 export type PieceStorage =
   /** `.weight` */
@@ -38,6 +41,7 @@ export type PieceStorage =
       readonly format: "code4";
       readonly blockSize: number;
       readonly minimums: boolean;
+      readonly valueDType: ValueDType;
       /** Index in the manifest's codebooks. */
       readonly codebook: number;
     }
@@ -45,6 +49,7 @@ export type PieceStorage =
       readonly format: "int8";
       readonly blockSize: number;
       readonly minimums: boolean;
+      readonly valueDType: ValueDType;
       readonly multiplier: number;
       /** A checksum of the scales, where one holds for all inputs of a row of the piece; null elsewhere. */
       readonly rowScales: number | null;
@@ -188,15 +193,20 @@ function parseStorage(reader: Reader, columns: Range, codebooks: number): PieceS
   const blockSize = checkBlockSize(field(storage, "blockSize"), columns, format === "int8");
   const minimums = field(storage, "minimums").value;
   if (typeof minimums !== "boolean") throw field(storage, "minimums").invalid("true or false", typeof minimums);
+  const valueDType = readText(field(storage, "valueDType"));
+  if (valueDType !== "f32" && valueDType !== "f16") {
+    throw field(storage, "valueDType").invalid("f32 or f16", JSON.stringify(valueDType));
+  }
   if (format === "code4") {
     const codebook = checkCount(field(storage, "codebook"), 0, codebooks - 1);
-    return { format, blockSize, minimums, codebook };
+    return { format, blockSize, minimums, valueDType, codebook };
   }
   const rowScales = field(storage, "rowScales");
   return {
     format,
     blockSize,
     minimums,
+    valueDType,
     multiplier: readNumber(field(storage, "multiplier")),
     rowScales: rowScales.value === null ? null : checkCount(rowScales, 0, 0xffff_ffff),
   };
@@ -266,7 +276,7 @@ export function pieceTensors(
     storage.format === "code4" ? (["u8", [rows, columns / 2]] as const) : (["i8", [rows, columns]] as const);
   return [
     [name("codes"), ...codes],
-    [name("scales"), "f32", [rows, blocks]],
-    ...(storage.minimums ? [[name("minimums"), "f32", [rows, blocks]] as const] : []),
+    [name("scales"), storage.valueDType, [rows, blocks]],
+    ...(storage.minimums ? [[name("minimums"), storage.valueDType, [rows, blocks]] as const] : []),
   ];
 }

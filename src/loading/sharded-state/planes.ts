@@ -17,21 +17,22 @@ export function repeatedScales(scales: CheckpointTensor, factor: number): Checkp
   if (factor === 1) return scales;
   const [rows = 0, blocks = 0] = scales.shape;
   const shape = [rows, blocks * factor];
+  const width = dtypeBytes(scales.dtype);
   const fill = ([row, column]: readonly SliceRange[], destination: Uint8Array): void => {
     if (row === undefined || column === undefined) return;
     const first = Math.floor(column.start / factor);
     const end = Math.ceil(column.end / factor);
-    const coarse = new Float32Array((row.end - row.start) * (end - first));
-    readSlice(scales, [row, { start: first, end }], new Uint8Array(coarse.buffer));
-    const fine = new DataView(destination.buffer, destination.byteOffset, destination.byteLength);
+    const coarse = new Uint8Array((row.end - row.start) * (end - first) * width);
+    readSlice(scales, [row, { start: first, end }], coarse);
     let at = 0;
     for (let r = 0; r < row.end - row.start; r++) {
-      for (let c = column.start; c < column.end; c++, at += 4) {
-        fine.setFloat32(at, coarse[r * (end - first) + Math.floor(c / factor) - first] ?? 0, true);
+      for (let c = column.start; c < column.end; c++, at += width) {
+        const from = (r * (end - first) + Math.floor(c / factor) - first) * width;
+        for (let i = 0; i < width; i++) destination[at + i] = coarse[from + i] ?? 0;
       }
     }
   };
-  return computedTensor({ name: scales.name, dtype: "f32", shape, file: scales.file }, fill);
+  return computedTensor({ name: scales.name, dtype: scales.dtype, shape, file: scales.file }, fill);
 }
 
 /** The planes of a piece, by what they hold. */

@@ -185,7 +185,7 @@ function parametersOf({ storage, parts, rows }: Segment, layer: LinearLayer, sev
   const i8Codes: ParameterSpec = { ...common, name: "weight.codes", dtype: "i8", shape: [rows, inputs] };
   if (storage.kind === "rowScales") {
     const perRow = (plane: string): ParameterSpec => {
-      return { ...common, inputDim: null, name: `weight.${plane}`, dtype: "f32", shape: [rows, 1] };
+      return { ...common, inputDim: null, name: `weight.${plane}`, dtype: storage.valueDType, shape: [rows, 1] };
     };
     return [i8Codes, ...planes.map(perRow)];
   }
@@ -193,7 +193,7 @@ function parametersOf({ storage, parts, rows }: Segment, layer: LinearLayer, sev
   const perBlock = (plane: string): ParameterSpec => ({
     ...common,
     name: `weight.${plane}`,
-    dtype: "f32",
+    dtype: storage.valueDType,
     shape: [rows, inputs / blockSize],
     blockScale: { outputs: 1, inputs: blockSize },
   });

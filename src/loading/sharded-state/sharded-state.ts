@@ -28,6 +28,7 @@ import {
   type StateManifest,
   type StateMatrix,
   type StateVector,
+  type ValueDType,
 } from "./manifest.js";
 import { readerOf } from "./manifest-reader.js";
 import { dequantizedPlanes, type PiecePlanes, repeatedScales } from "./planes.js";
@@ -39,12 +40,18 @@ const VERIFIED_BYTES = 1024 * 1024;
 /** How a rank takes a matrix of codes. */
 export type CodesView =
   /** Scales that hold for all inputs of a row. */
-  | { readonly kind: "rowScales"; readonly multiplier: number; readonly minimums: boolean }
+  | {
+      readonly kind: "rowScales";
+      readonly multiplier: number;
+      readonly minimums: boolean;
+      readonly valueDType: ValueDType;
+    }
   | {
       readonly kind: "blocks";
       readonly execution: "code4" | "int8";
       readonly blockSize: number;
       readonly minimums: boolean;
+      readonly valueDType: ValueDType;
       /** 16 entries for code4, null for int8. */
       readonly codebook: readonly number[] | null;
       readonly multiplier: number;
@@ -144,7 +151,8 @@ export class ShardedState implements Checkpoint {
     if (!alike) return null;
     const { storage } = first;
     if (hasRowScales(pieces)) {
-      return { kind: "rowScales", multiplier: multiplierOf(storage), minimums: storage.minimums };
+      const { minimums, valueDType } = storage;
+      return { kind: "rowScales", multiplier: multiplierOf(storage), minimums, valueDType };
     }
     const boundaries = [
       columns.start,
@@ -159,6 +167,7 @@ export class ShardedState implements Checkpoint {
       execution: storage.format,
       blockSize,
       minimums: storage.minimums,
+      valueDType: storage.valueDType,
       codebook,
       multiplier: multiplierOf(storage),
     };
@@ -184,7 +193,7 @@ export class ShardedState implements Checkpoint {
         const columns = { start: piece.columns.start / view.blockSize, end: piece.columns.end / view.blockSize };
         return { rows: piece.rows, columns, tensor: repeatedScales(stored, blockSizeOf(piece) / view.blockSize) };
       });
-      return new TiledTensor(`${name}.weight.${plane}`, "f32", [outputs, blocks], tiles);
+      return new TiledTensor(`${name}.weight.${plane}`, view.valueDType, [outputs, blocks], tiles);
     };
     const whole = new TiledTensor(`${name}.weight.codes`, isCode4 ? "u8" : "i8", [outputs, inputs / width], codes);
     return [whole, perBlock("scales"), ...(view.minimums ? [perBlock("minimums")] : [])];
@@ -378,8 +387,10 @@ function multiplierOf(storage: PieceStorage): number {
 
 /** Whether codes of two pieces mean the same. */
 function sameCodes(a: PieceStorage, b: PieceStorage): boolean {
-  if (a.format === "code4" && b.format === "code4") return a.codebook === b.codebook && a.minimums === b.minimums;
-  return a.format === "int8" && b.format === "int8" && a.multiplier === b.multiplier && a.minimums === b.minimums;
+  if (a.format === "dense" || b.format === "dense") return false;
+  if (a.minimums !== b.minimums || a.valueDType !== b.valueDType) return false;
+  if (a.format === "code4" && b.format === "code4") return a.codebook === b.codebook;
+  return a.format === "int8" && b.format === "int8" && a.multiplier === b.multiplier;
 }
 
 /** Whether one scale holds for all inputs of each row: in every piece, and the same in all that hold parts of a row. */
