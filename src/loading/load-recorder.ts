@@ -3,8 +3,8 @@
  * that was entered last: the times of all phases add up to the whole by construction, and nothing is counted twice.
  */
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/checkpoint.js";
-import type { ReadObserver } from "../checkpoint/random-access-file.js";
-import { readSlice } from "../checkpoint/slice.js";
+import { readSlice, type SliceRange } from "../checkpoint/slice.js";
+import type { DType } from "../core/dtype.js";
 import { InternalError } from "../core/errors.js";
 import { countersBetween, readThreadCounters, type ThreadCounters } from "../core/thread-counters.js";
 import type { LoadObserver } from "./load-observer.js";
@@ -163,15 +163,15 @@ export class LoadRecorder implements LoadObserver {
    * `read`, what a quantization config made of it is `making`.
    */
   watch(shown: Checkpoint, opened: Checkpoint, making: "shard" | "quantize"): Checkpoint {
-    const tensors = [...shown.tensors.values()].map((tensor) => {
-      const isOwn = opened.tensors.get(tensor.name) === tensor;
-      return [
-        tensor.name,
-        isOwn ? this.#readTensor(tensor, opened) : this.#madeTensor(tensor, opened, making),
-      ] as const;
-    });
+    const counting = this.#readsObserved ? null : opened;
+    const read = new TensorWatch(this, "read", counting);
+    const made = new TensorWatch(this, making, counting);
+    const tensors = new Map<string, CheckpointTensor>();
+    for (const [name, tensor] of shown.tensors) {
+      tensors.set(name, new WatchedTensor(tensor, opened.tensors.get(name) === tensor ? read : made));
+    }
     return {
-      tensors: new Map(tensors),
+      tensors,
       get bytesRead() {
         return shown.bytesRead;
       },
@@ -214,64 +214,74 @@ export class LoadRecorder implements LoadObserver {
     this.#spans.push({ name, phase, startNs, durationNs: this.#lastNs - startNs, parts });
     this.#span = null;
   }
-
-  #readTensor(tensor: CheckpointTensor, opened: Checkpoint): CheckpointTensor {
-    const observed = this.#readsObserved;
-    let before = 0;
-    return watched(tensor, {
-      readBegins: () => {
-        this.enter("read", tensor.name);
-        if (!observed) before = opened.bytesRead;
-      },
-      // What files tell of has been counted.
-      readEnds: () => this.leave(observed ? undefined : opened.bytesRead - before),
-    });
-  }
-
-  #madeTensor(tensor: CheckpointTensor, opened: Checkpoint, making: "shard" | "quantize"): CheckpointTensor {
-    const observed = this.#readsObserved;
-    let before = 0;
-    return watched(tensor, {
-      readBegins: () => {
-        this.enter(making, tensor.name);
-        if (!observed) before = opened.bytesRead;
-      },
-      readEnds: (bytes) => {
-        if (!observed) this.#note(opened.bytesRead - before);
-        // The bytes of a shard are those that reach a parameter.
-        this.leave(making === "quantize" ? bytes : undefined);
-      },
-    });
-  }
-
-  /** Bytes that were read at a time that nobody told of. */
-  #note(bytes: number): void {
-    if (bytes === 0) return;
-    this.enter("read");
-    this.leave(bytes);
-  }
 }
 
 /**
  * A tensor whose reads are told, each slice as a whole, however many runs it has. The tensor may be of a class that keeps
- * its own counsel: it is called, not copied.
+ * its own counsel: it is called, not copied. One object each, no closures: a rank has hundreds, and reads each but once, in
+ * code that is not compiled yet.
  */
-function watched(tensor: CheckpointTensor, observer: ReadObserver): CheckpointTensor {
-  const { name, dtype, shape, file } = tensor;
-  return {
-    name,
-    dtype,
-    shape,
-    file,
-    read(destination, byteOffset) {
-      observer.readBegins();
-      tensor.read(destination, byteOffset);
-      observer.readEnds(destination.length);
-    },
-    readSlice(ranges, destination) {
-      observer.readBegins();
-      readSlice(tensor, ranges, destination);
-      observer.readEnds(destination.length);
-    },
-  };
+class WatchedTensor implements CheckpointTensor {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly file: string;
+  readonly #tensor: CheckpointTensor;
+  readonly #watch: TensorWatch;
+
+  constructor(tensor: CheckpointTensor, watch: TensorWatch) {
+    this.name = tensor.name;
+    this.dtype = tensor.dtype;
+    this.shape = tensor.shape;
+    this.file = tensor.file;
+    this.#tensor = tensor;
+    this.#watch = watch;
+  }
+
+  read(destination: Uint8Array, byteOffset: number): void {
+    const before = this.#watch.begin(this.name);
+    this.#tensor.read(destination, byteOffset);
+    this.#watch.end(before, destination.length);
+  }
+
+  readSlice(ranges: readonly SliceRange[], destination: Uint8Array): void {
+    const before = this.#watch.begin(this.name);
+    readSlice(this.#tensor, ranges, destination);
+    this.#watch.end(before, destination.length);
+  }
+}
+
+/** What a recorder is told of the reads of some tensors. Read bytes that files do not tell of are counted around them. */
+class TensorWatch {
+  readonly #recorder: LoadRecorder;
+  readonly #phase: "read" | "shard" | "quantize";
+  readonly #opened: Checkpoint | null;
+
+  /** `opened`: the checkpoint whose bytes tell what was read, null where files tell it themselves. */
+  constructor(recorder: LoadRecorder, phase: "read" | "shard" | "quantize", opened: Checkpoint | null) {
+    this.#recorder = recorder;
+    this.#phase = phase;
+    this.#opened = opened;
+  }
+
+  /** Returns what had been read before. */
+  begin(name: string): number {
+    this.#recorder.enter(this.#phase, name);
+    return this.#opened?.bytesRead ?? 0;
+  }
+
+  end(before: number, bytes: number): void {
+    const untold = this.#opened === null ? undefined : this.#opened.bytesRead - before;
+    if (this.#phase === "read") {
+      this.#recorder.leave(untold);
+      return;
+    }
+    if (untold !== undefined && untold > 0) {
+      // At a time that nobody told of.
+      this.#recorder.enter("read");
+      this.#recorder.leave(untold);
+    }
+    // The bytes of a shard are those that reach a parameter.
+    this.#recorder.leave(this.#phase === "quantize" ? bytes : undefined);
+  }
 }
