@@ -2,9 +2,9 @@
  * The attention kernel over contexts of several lengths, decoding and reading a prompt, beside what the machine can read
  * and multiply. Whole models at such lengths: `prefill --prompt 512,16384` and `decode --context 16384`.
  */
-import type { FloatDType } from "../src/core/dtype.js";
 import { f32Of } from "../src/core/tensor.js";
 import type { Kernels } from "../src/kernels/kernels.js";
+import { KV_CACHE_DTYPES, type KvCacheDType, kvPositionBytes } from "../src/kernels/kv-cache-dtype.js";
 import { createReferenceKernels } from "../src/kernels/reference.js";
 import { createKernels } from "../src/kernels/select.js";
 import { alternate } from "./frame/alternate.js";
@@ -22,7 +22,6 @@ const SEED = 9;
 const HEADS = { heads: 32, kvHeads: 8, headSize: 64 };
 const CONTEXTS = [512, 4096, 16_384];
 const PREFILL_QUERIES = 512;
-const DTYPES: readonly FloatDType[] = ["f32", "bf16", "f16"];
 /** Caches rotate through more than any cache of the CPU holds. */
 const ROTATION_BYTES = 128 * 2 ** 20;
 const CHECKED = { context: 131, queries: 3, layers: 1 };
@@ -31,7 +30,7 @@ const TOLERANCE = 1e-5;
 export const attention: Bench = async (context) => {
   const native = createKernels("f32", (message) => context.report(message));
   const rows: Row[] = [];
-  for (const dtype of DTYPES) {
+  for (const dtype of KV_CACHE_DTYPES) {
     const validated = check(native, dtype);
     for (const length of CONTEXTS) {
       const decoding: AttentionExtents = { ...HEADS, context: length, queries: 1, dtype, layers: 1 };
@@ -45,8 +44,7 @@ export const attention: Bench = async (context) => {
 };
 
 function layersOf({ kvHeads, headSize, context, dtype }: AttentionExtents): number {
-  const bytes = 2 * kvHeads * headSize * context * (dtype === "f32" ? 4 : 2);
-  return Math.ceil(ROTATION_BYTES / bytes);
+  return Math.ceil(ROTATION_BYTES / (context * kvHeads * kvPositionBytes(dtype, headSize)));
 }
 
 async function measure(
@@ -84,7 +82,7 @@ async function measure(
 }
 
 /** Compares with the reference kernels. Throws an Error that says how far off the result is. */
-function check(native: Kernels, dtype: FloatDType): string {
+function check(native: Kernels, dtype: KvCacheDType): string {
   const run = (kernels: Kernels): Float32Array => {
     const made = makeAttention(kernels, { ...HEADS, ...CHECKED, dtype }, seededRandom(SEED));
     made.call(0);

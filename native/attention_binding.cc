@@ -73,7 +73,9 @@ void expect_batch(Arguments& arguments, const Batch& batch, std::int64_t block_s
 
 // What a unit of a call takes one thread, roughly.
 double unit_ns(const AttentionArgs& args, std::int64_t sequences, std::int64_t units) {
-  const double head_bytes = 2 * static_cast<double>(args.head_size) * static_cast<double>(dtype_bytes(args.cache_dtype));
+  const std::size_t scale_bytes = args.scales == nullptr ? 0 : sizeof(float);
+  const double head_bytes = 2 * static_cast<double>(static_cast<std::size_t>(args.head_size) *
+                                                    dtype_bytes(args.cache_dtype) + scale_bytes);
   double total = 0;
   for (std::int64_t s = 0; s < sequences; s++) {
     const std::int32_t queries = args.query_starts[s + 1] - args.query_starts[s];
@@ -103,15 +105,14 @@ void attend(AddonInstance& instance, const AttentionArgs& args, const AttentionU
 }  // namespace
 
 napi_value attention(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "attention", 16);
+  Arguments arguments(env, info, "attention", 17);
   const Region out = arguments.tensor("out", DType::f32);
   const Region q = arguments.tensor("q", DType::f32);
-  const Region keys = read_floats(arguments, "keys");
-  const Region values = read_floats(arguments, "values");
+  const CacheRegions cache = read_cache(arguments);
   const Region kv_head_of = arguments.tensor("kvHeadOf", DType::i32);
   const Batch batch = read_batch(arguments);
   const std::int64_t heads = arguments.integer("heads", 0, kMaxInt32);
-  const CacheShape shape = read_cache_shape(arguments, keys, values);
+  const CacheShape shape = read_cache_shape(arguments, cache);
   const double scale = arguments.number("scale");
   const std::int64_t sliding_window = arguments.integer("slidingWindow", 0, kMaxInt32);
   const double soft_cap = arguments.number("softCap");
@@ -123,16 +124,17 @@ napi_value attention(napi_env env, napi_callback_info info) {
   expect_elements(arguments, "kvHeadOf", kv_head_of, heads);
   expect_apart(arguments, out, "q", q);
   if (arguments.ok()) expect_head_map(arguments, integers(kv_head_of), heads, shape.kv_heads);
-  expect_batch(arguments, batch, shape.block_size, keys.rows, sliding_window, q.rows < out.rows ? q.rows : out.rows);
+  expect_batch(arguments, batch, shape.block_size, cache.keys.rows, sliding_window, q.rows < out.rows ? q.rows : out.rows);
   if (!arguments.ok()) return nullptr;
   AttentionArgs args = {
       .out = static_cast<float*>(out.data),
       .out_stride = out.columns,
       .q = floats(q),
       .q_stride = q.columns,
-      .keys = keys.data,
-      .values = values.data,
-      .cache_dtype = keys.dtype,
+      .keys = cache.keys.data,
+      .values = cache.values.data,
+      .scales = floats(cache.scales),
+      .cache_dtype = cache.keys.dtype,
       .plan = nullptr,
       .partials = nullptr,
       .kv_head_of = integers(kv_head_of),

@@ -154,15 +154,14 @@ napi_value rope(napi_env env, napi_callback_info info) {
 }
 
 napi_value write_kv(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "writeKv", 10);
-  const Region keys = read_floats(arguments, "keys");
-  const Region values = read_floats(arguments, "values");
+  Arguments arguments(env, info, "writeKv", 11);
+  const CacheRegions cache = read_cache(arguments);
   const Region source = arguments.tensor("source", DType::f32);
   const Region slots = arguments.tensor("slots", DType::i32);
   const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
   const std::int64_t key_column = arguments.integer("keyColumn", 0, kMaxInt32);
   const std::int64_t value_column = arguments.integer("valueColumn", 0, kMaxInt32);
-  const CacheShape shape = read_cache_shape(arguments, keys, values);
+  const CacheShape shape = read_cache_shape(arguments, cache);
   const std::int64_t width = shape.kv_heads * shape.head_size;
   expect_rows(arguments, "source", source, rows);
   expect_elements(arguments, "slots", slots, rows);
@@ -170,12 +169,13 @@ napi_value write_kv(napi_env env, napi_callback_info info) {
                    "expected columns up to %lld at most but keys end at %lld and values at %lld",
                    static_cast<long long>(source.columns), static_cast<long long>(key_column + width),
                    static_cast<long long>(value_column + width));
-  if (arguments.ok()) expect_below(arguments, "slots", integers(slots), rows, keys.rows * shape.block_size);
+  if (arguments.ok()) expect_below(arguments, "slots", integers(slots), rows, cache.keys.rows * shape.block_size);
   if (!arguments.ok()) return nullptr;
   const WriteKvArgs args = {
-      .keys = keys.data,
-      .values = values.data,
-      .cache_dtype = keys.dtype,
+      .keys = cache.keys.data,
+      .values = cache.values.data,
+      .scales = static_cast<float*>(cache.scales.data),
+      .cache_dtype = cache.keys.dtype,
       .source = floats(source),
       .source_stride = source.columns,
       .slots = integers(slots),

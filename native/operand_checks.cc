@@ -45,7 +45,18 @@ void expect_below(Arguments& arguments, const char* name, const std::int32_t* va
   }
 }
 
-CacheShape read_cache_shape(Arguments& arguments, const Region& keys, const Region& values) {
+CacheRegions read_cache(Arguments& arguments) {
+  const Region keys = arguments.tensor("keys");
+  const Region values = arguments.tensor("values");
+  const Region scales = arguments.optional_tensor("scales", DType::f32);
+  if (arguments.ok() && !is_float(keys.dtype) && keys.dtype != DType::i8) {
+    arguments.fail_type("expected keys to be f32, f16, bf16 or i8 but they are %s", dtype_name(keys.dtype));
+  }
+  return {keys, values, scales};
+}
+
+CacheShape read_cache_shape(Arguments& arguments, const CacheRegions& cache) {
+  const auto& [keys, values, scales] = cache;
   const CacheShape shape = {
       .kv_heads = arguments.integer("kvHeads", 1, kMaxInt32),
       .head_size = arguments.integer("headSize", 1, kMaxHeadSize),
@@ -60,6 +71,14 @@ CacheShape read_cache_shape(Arguments& arguments, const Region& keys, const Regi
                    static_cast<long long>(shape.head_size), static_cast<long long>(keys.columns));
   arguments.expect(values.rows == keys.rows && values.columns == keys.columns && values.dtype == keys.dtype,
                    "expected values to have the shape and dtype of keys");
+  const bool coded = keys.dtype == DType::i8;
+  arguments.expect(coded == (scales.data != nullptr), "expected scales with keys of i8 and with no others but keys are %s",
+                   dtype_name(keys.dtype));
+  arguments.expect(!coded || (scales.rows == keys.rows && scales.columns == 2 * shape.kv_heads * shape.block_size),
+                   "expected scales of [%lld, %lld, 2, %lld] but they are [%lld, %lld]",
+                   static_cast<long long>(keys.rows), static_cast<long long>(shape.kv_heads),
+                   static_cast<long long>(shape.block_size), static_cast<long long>(scales.rows),
+                   static_cast<long long>(scales.columns));
   return shape;
 }
 

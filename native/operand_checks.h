@@ -28,6 +28,16 @@ void expect_apart(Arguments& arguments, const Region& out, const char* name, con
 void expect_below(Arguments& arguments, const char* name, const std::int32_t* values, std::int64_t count,
                   std::int64_t limit);
 
+// Keys and values of a paged cache: f32, f16 or bf16, or codes of i8 with their scales.
+struct CacheRegions {
+  Region keys;
+  Region values;
+  Region scales;  // `data` is null unless keys and values are i8
+};
+
+// The next three arguments.
+CacheRegions read_cache(Arguments& arguments);
+
 // Extents of a paged cache `[blocks, kv_heads, block_size, head_size]`.
 struct CacheShape {
   std::int64_t kv_heads;
@@ -35,7 +45,7 @@ struct CacheShape {
   std::int64_t block_size;
 };
 
-// The next three arguments; they and `values` must agree with `keys`.
-CacheShape read_cache_shape(Arguments& arguments, const Region& keys, const Region& values);
+// The next three arguments; they, the values and the scales must agree with the keys.
+CacheShape read_cache_shape(Arguments& arguments, const CacheRegions& cache);
 
 }  // namespace shardloom

@@ -1,10 +1,9 @@
 /** Attention over a paged cache with made-up keys and values: the operands of one call, and what it has to read and compute. */
-import type { FloatDType } from "../../src/core/dtype.js";
 import type { Operand } from "../../src/core/operand.js";
-import { tensorBytes } from "../../src/core/tensor.js";
 import type { AttentionBatch, AttentionShape, Kernels, KvCache } from "../../src/kernels/kernels.js";
+import { type KvCacheDType, kvPositionBytes } from "../../src/kernels/kv-cache-dtype.js";
 import type { Random } from "../models/weight-types.js";
-import { floats, integers, zeros } from "./random-tensors.js";
+import { codes, floats, integers, zeros } from "./random-tensors.js";
 
 /** Extents of an attention layer and of its call, for one sequence. */
 export interface AttentionExtents {
@@ -15,7 +14,7 @@ export interface AttentionExtents {
   readonly context: number;
   /** Queries at its end. */
   readonly queries: number;
-  readonly dtype: FloatDType;
+  readonly dtype: KvCacheDType;
   /** Caches that calls take in turns, as layers do. */
   readonly layers: number;
 }
@@ -44,9 +43,14 @@ export function makeAttention(kernels: Kernels, extents: AttentionExtents, rando
     return operand;
   };
   const caches = Array.from({ length: layers }, (): KvCache => {
-    const keys = bind(floats(dtype, cacheShape, 1, random));
-    const values = bind(floats(dtype, cacheShape, 1, random));
-    return { keys, values, kvHeads, headSize, blockSize: BLOCK_SIZE };
+    const extents = { kvHeads, headSize, blockSize: BLOCK_SIZE };
+    if (dtype !== "int8") {
+      const [keys, values] = [floats(dtype, cacheShape, 1, random), floats(dtype, cacheShape, 1, random)];
+      return { keys: bind(keys), values: bind(values), scales: null, ...extents };
+    }
+    const [keys, values] = [codes("i8", cacheShape, random), codes("i8", cacheShape, random)];
+    const scales = floats("f32", [blocks, kvHeads, 2, BLOCK_SIZE], 1 / 127, random);
+    return { keys: bind(keys), values: bind(values), scales: bind(scales), ...extents };
   });
   const q = bind(floats("f32", [queries, heads * headSize], 1, random));
   const out = bind(zeros("f32", [queries, heads * headSize]));
@@ -72,7 +76,7 @@ export function makeAttention(kernels: Kernels, extents: AttentionExtents, rando
       if (cache !== undefined) kernels.attention(out, q, cache, batch, 1, shape);
     },
     out,
-    bytes: caches[0] === undefined ? 0 : tensorBytes(caches[0].keys.tensor) + tensorBytes(caches[0].values.tensor),
+    bytes: context * kvHeads * kvPositionBytes(dtype, headSize),
     flops: 4 * heads * headSize * seen,
     release: () => {
       for (const operand of bound) kernels.release(operand);

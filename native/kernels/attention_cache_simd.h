@@ -30,12 +30,15 @@ struct AttentionCache {
     std::int64_t keys[kVectors];
     // Of the values of each position; where no row sees it, of another.
     std::int64_t values[kSpan];
+    // Of the scale of the first key of each vector of positions, in a cache of i8; those of values are block_size further.
+    std::int64_t scales[kVectors];
   };
 
   // True where each vector of positions lies in one block, so that keys are loaded as they stand.
   static bool aligned(const AttentionArgs& args) { return args.block_size % V::kLanes == 0; }
 
   static std::int64_t head_step(const AttentionArgs& args) { return args.block_size * args.head_size; }
+  static std::int64_t scale_step(const AttentionArgs& args) { return 2 * args.block_size; }
 
   static void locate(const AttentionArgs& args, const std::int32_t* table, std::int64_t kv_head, const Span& span,
                      Places& places) {
@@ -53,7 +56,34 @@ struct AttentionCache {
       const std::int64_t begin = span.begin + v * V::kLanes;
       const bool seen = begin < span.end && begin + V::kLanes > span.first;
       const std::int64_t p = begin > span.first ? begin : span.first;
-      places.keys[v] = seen ? head(p) + begin % args.block_size : head(span.first);
+      const std::int64_t offset = seen ? begin % args.block_size : 0;
+      const std::int64_t first = head(seen ? p : span.first);
+      places.keys[v] = first + offset;
+      places.scales[v] = first / args.head_size * 2 + offset;
+    }
+  }
+
+  // The scales of a span of a cache of i8, lane by lane; those of positions that no row sees are anything. Those of the
+  // span that comes next are read ahead.
+  static void load_scales(const AttentionArgs& args, const float* scales, const Places& places, const Span& span,
+                          const float* next_scales, const Places& next, float* of_keys, float* of_values) {
+    if (aligned(args)) {
+      repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
+        const float* own = scales + places.scales[v];
+        const float* ahead = next_scales + next.scales[v];
+        __builtin_prefetch(ahead);
+        __builtin_prefetch(ahead + args.block_size);
+        V::load(own).store(of_keys + v * V::kLanes);
+        V::load(own + args.block_size).store(of_values + v * V::kLanes);
+      });
+      return;
+    }
+    for (std::int64_t p = span.first; p < span.end; p++) {
+      const std::int64_t j = p - span.begin;
+      const std::int64_t offset = p % args.block_size;
+      const float* own = scales + (places.values[j] / args.head_size - offset) * 2 + offset;
+      of_keys[j] = own[0];
+      of_values[j] = own[args.block_size];
     }
   }
 

@@ -33,11 +33,18 @@ std::int64_t block_of(const AttentionArgs& args, const Row& row, std::int64_t po
   return (block * args.kv_heads + row.kv_head) * args.block_size * args.head_size;
 }
 
+// The scale of a key in a cache of i8; that of the value is block_size further.
+const float* key_scale(const AttentionArgs& args, const Row& row, std::int64_t position) {
+  const std::int64_t head = row.table[position / args.block_size] * args.kv_heads + row.kv_head;
+  return args.scales + head * 2 * args.block_size + position % args.block_size;
+}
+
 template <class T>
 float score(const AttentionArgs& args, const Row& row, std::int64_t position) {
   const T* key = static_cast<const T*>(args.keys) + block_of(args, row, position) + position % args.block_size;
   float sum = 0.0f;
   for (std::int64_t d = 0; d < args.head_size; d++) sum += row.q[d] * to_float(key[d * args.block_size]);
+  if constexpr (std::is_same_v<T, std::int8_t>) sum *= *key_scale(args, row, position);
   sum *= args.scale;
   return args.soft_cap == 0.0f ? sum : args.soft_cap * std::tanh(sum / args.soft_cap);
 }
@@ -65,10 +72,11 @@ void attend(const AttentionArgs& args, const Row& row, std::int64_t first, std::
     if (top != state.maximum) scale_by(args, state, std::exp(state.maximum - top));
     state.maximum = top;
     for (std::int64_t p = begin; p < span_end; p++) {
-      const float weight = std::exp(scores[p - begin] - top);
+      float weight = std::exp(scores[p - begin] - top);
       const std::int64_t at = block_of(args, row, p) + p % args.block_size * args.head_size;
       const T* value = static_cast<const T*>(args.values) + at;
       state.total += weight;
+      if constexpr (std::is_same_v<T, std::int8_t>) weight *= key_scale(args, row, p)[args.block_size];
       for (std::int64_t d = 0; d < args.head_size; d++) state.sums[d] += weight * to_float(value[d]);
     }
     begin = span_end;
@@ -139,7 +147,7 @@ void combine_row(const AttentionArgs& args, std::int64_t sequence, std::int64_t 
 }  // namespace
 
 void attention(const AttentionArgs& args, Range units) {
-  with_float_type(args.cache_dtype, [&](auto* type) {
+  with_cache_type(args.cache_dtype, [&](auto* type) {
     for_each_piece(args, units, attend_piece<std::remove_cvref_t<decltype(*type)>>);
   });
 }

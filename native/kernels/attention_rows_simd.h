@@ -43,6 +43,9 @@ struct AttentionRows {
     float* scores;
     // Head size, rounded up to whole vectors.
     std::int64_t stride;
+    // Of the span and the KV head at hand, where the cache is i8.
+    float key_scales[kSpan];
+    float value_scales[kSpan];
   };
 
   // Where a span's keys and values are read: in the cache, or where they were decoded to. Position j of lane group v has
@@ -126,7 +129,9 @@ struct AttentionRows {
     float* scores = tile.scores + row * kSpan;
     V top = V::set(kLowest);
     repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
-      V own = bounded(args, V::load(scores + v * V::kLanes));
+      V dot = V::load(scores + v * V::kLanes);
+      if (args.scales != nullptr) dot = dot * V::load(tile.key_scales + v * V::kLanes);
+      V own = bounded(args, dot);
       if (!whole) own = seen(own, v * V::kLanes, first, end);
       own.store(scores + v * V::kLanes);
       top = V::max(own, top);
@@ -144,14 +149,15 @@ struct AttentionRows {
     multiply(tile.sums + row * tile.stride, factor, tile.stride);
   }
 
-  // Turns the scores of a row into weights relative to its maximum.
-  static void weigh_row(Tile& tile, int row) {
+  // Turns the scores of a row into weights relative to its maximum, and these into what multiplies the values as cached.
+  static void weigh_row(const AttentionArgs& args, Tile& tile, int row) {
     float* scores = tile.scores + row * kSpan;
     V total = V::zero();
     repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
       const V weight = exp_nonpositive(V::load(scores + v * V::kLanes) - V::set(tile.maximum[row]));
-      weight.store(scores + v * V::kLanes);
       total = total + weight;
+      const bool scaled = args.scales != nullptr;
+      (scaled ? weight * V::load(tile.value_scales + v * V::kLanes) : weight).store(scores + v * V::kLanes);
     });
     tile.total[row] += total.sum();
   }
@@ -167,7 +173,7 @@ struct AttentionRows {
       if (sees(row)) raise_row(tile, row, tops[row]);
     }
     for (int row = begin; row < end; row++) {
-      if (sees(row)) weigh_row(tile, row);
+      if (sees(row)) weigh_row(args, tile, row);
     }
   }
 

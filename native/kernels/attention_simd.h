@@ -64,6 +64,7 @@ struct Attention {
   struct Source {
     const T* keys;
     const T* values;
+    const float* scales;
     const Places* places;
     const Span* span;
   };
@@ -109,7 +110,8 @@ struct Attention {
     Cache::locate(args, table, tile.first_kv_head, spans[0], places[0]);
     const auto source = [&](int head, int which) {
       const std::int64_t step = head * Cache::head_step(args);
-      return Source<T>{static_cast<const T*>(args.keys) + step, static_cast<const T*>(args.values) + step,
+      const float* scales = args.scales == nullptr ? nullptr : args.scales + head * Cache::scale_step(args);
+      return Source<T>{static_cast<const T*>(args.keys) + step, static_cast<const T*>(args.values) + step, scales,
                        &places[which], &spans[which]};
     };
     while (spans[current].first < spans[current].end) {
@@ -124,6 +126,10 @@ struct Attention {
         const Source<T> own = source(h, current);
         const bool last = h + 1 == tile.kv_heads;
         const Source<T> next = !last ? source(h + 1, current) : more ? source(0, other) : own;
+        if constexpr (std::is_same_v<T, std::int8_t>) {
+          Cache::load_scales(args, own.scales, *own.places, *own.span, next.scales, *next.places, tile.key_scales,
+                             tile.value_scales);
+        }
         if (to - from <= kDirectRows && Cache::aligned(args)) {
           Rows::template attend_span<true>(args, tile, spans[current], in_cache(args, own, next), from, to);
         } else {
@@ -279,7 +285,7 @@ struct Attention {
   }
 
   static void run(const AttentionArgs& args, Range units) {
-    with_float_type(args.cache_dtype, [&](auto* type) {
+    with_cache_type(args.cache_dtype, [&](auto* type) {
       for_each_piece(args, units, attend_piece<std::remove_cvref_t<decltype(*type)>>);
     });
   }

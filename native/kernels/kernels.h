@@ -204,11 +204,13 @@ struct GatherArgs {
   std::int64_t row_bytes;
 };
 
-// Rounds kv_heads * head_size columns of source at key_column and value_column into cache slot slots[m].
+// Rounds kv_heads * head_size columns of source at key_column and value_column into cache slot slots[m]. In a cache of i8 a
+// key or a value of a KV head is codes times a scale of its own (kv_step_of in numbers.h).
 struct WriteKvArgs {
   void* keys;           // [blocks, kv_heads, head_size, block_size]: a vector of positions is read as it stands
   void* values;         // [blocks, kv_heads, block_size, head_size]
-  DType cache_dtype;    // f32, f16 or bf16
+  float* scales;        // [blocks, kv_heads, 2, block_size], of keys and then of values; null unless the cache is i8
+  DType cache_dtype;    // f32, f16, bf16 or i8
   const float* source;
   std::int64_t source_stride;
   const std::int32_t* slots;
@@ -218,6 +220,9 @@ struct WriteKvArgs {
   std::int64_t head_size;
   std::int64_t block_size;
 };
+
+// Largest magnitude of a code in a cache of i8.
+inline constexpr float kKvCodeLimit = 127.0f;
 
 // The context of a sequence is cut at multiples of this many positions. Each partition has a softmax of its own, and
 // those of a query are merged in order: threads can share a long context, and results do not depend on whether they do.
@@ -244,7 +249,8 @@ struct AttentionArgs {
   std::int64_t q_stride;
   const void* keys;     // [blocks, kv_heads, head_size, block_size]
   const void* values;   // [blocks, kv_heads, block_size, head_size]
-  DType cache_dtype;    // f32, f16 or bf16
+  const float* scales;  // [blocks, kv_heads, 2, block_size], of keys and then of values; null unless the cache is i8
+  DType cache_dtype;    // f32, f16, bf16 or i8
   const AttentionPlan* plan;  // [sequences + 1]; the last one ends the units
   float* partials;
   const std::int32_t* kv_head_of;  // [heads], not decreasing

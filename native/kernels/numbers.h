@@ -26,6 +26,8 @@ inline std::uint32_t bits_of_float(float value) {
 
 inline float to_float(float value) { return value; }
 
+inline float to_float(std::int8_t value) { return static_cast<float>(value); }
+
 inline float to_float(bf16 value) { return float_of_bits(static_cast<std::uint32_t>(value.bits) << 16); }
 
 inline float to_float(f16 value) {
@@ -82,6 +84,28 @@ inline void with_float_type(DType dtype, Work work) {
     default:
       return work(static_cast<const f16*>(nullptr));
   }
+}
+
+// The same for the element types of a KV cache.
+template <class Work>
+inline void with_cache_type(DType dtype, Work work) {
+  if (dtype == DType::i8) return work(static_cast<const std::int8_t*>(nullptr));
+  with_float_type(dtype, work);
+}
+
+// How a key or a value of a KV head becomes 8-bit codes: code = x * inverse to the nearest, ties to even, and x is about
+// code * step.
+struct KvStep {
+  float step;
+  float inverse;  // 0 where all codes are 0
+};
+
+// `largest` is the largest magnitude of those that are finite. NaN or infinity anywhere makes a step of NaN, so that
+// whatever attends to it is NaN as well; what is below kLeastMagnitude counts as zeros.
+inline KvStep kv_step_of(float largest, bool finite) {
+  if (!finite) return {__builtin_nanf(""), 0.0f};
+  if (largest < kLeastMagnitude) return {0.0f, 0.0f};
+  return {largest / kKvCodeLimit, kKvCodeLimit / largest};
 }
 
 }  // namespace

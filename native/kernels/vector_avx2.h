@@ -32,6 +32,11 @@ struct Vec {
   static Vec load_first(const float* p, std::int64_t count) { return {_mm256_maskload_ps(p, first(count))}; }
   static Vec load_first(const bf16* p, std::int64_t count) { return widen_bf16(load_first_16bit(p, count)); }
   static Vec load_first(const f16* p, std::int64_t count) { return {_mm256_cvtph_ps(load_first_16bit(p, count))}; }
+  static Vec load_first(const std::int8_t* p, std::int64_t count) {
+    std::int8_t values[kLanes] = {};
+    for (std::int64_t i = 0; i < count; i++) values[i] = p[i];
+    return load(values);
+  }
 
   // The bits of 2 * kLanes bf16, or of the first `count` of them, as kLanes pairs.
   static Vec load_pairs(const bf16* p) { return {_mm256_loadu_ps(reinterpret_cast<const float*>(p))}; }
@@ -54,6 +59,12 @@ struct Vec {
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(bf16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16()); }
   void store(f16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16()); }
+  // Numbers from -128 to 127, to the nearest, ties to even.
+  void store(std::int8_t* p) const {
+    const __m256i whole = _mm256_cvtps_epi32(v);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+  }
   void store_first(float* p, std::int64_t count) const { _mm256_maskstore_ps(p, first(count), v); }
   void store_first(bf16* p, std::int64_t count) const { store_first_16bit(p, narrow_bf16(), count); }
   void store_first(f16* p, std::int64_t count) const { store_first_16bit(p, narrow_f16(), count); }

@@ -38,6 +38,9 @@ struct Vec {
   static Vec load_first(const f16* p, std::int64_t count) {
     return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), p))};
   }
+  static Vec load_first(const std::int8_t* p, std::int64_t count) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(count), p)))};
+  }
 
   // The bits of 2 * kLanes bf16, or of the first `count` of them, as kLanes pairs.
   static Vec load_pairs(const bf16* p) { return {_mm512_castsi512_ps(_mm512_loadu_si512(p))}; }
@@ -59,6 +62,10 @@ struct Vec {
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(bf16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16()); }
   void store(f16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16()); }
+  // Numbers from -128 to 127, to the nearest, ties to even.
+  void store(std::int8_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+  }
   void store_first(float* p, std::int64_t count) const { _mm512_mask_storeu_ps(p, first(count), v); }
   void store_first(bf16* p, std::int64_t count) const { _mm256_mask_storeu_epi16(p, first(count), narrow_bf16()); }
   void store_first(f16* p, std::int64_t count) const { _mm256_mask_storeu_epi16(p, first(count), narrow_f16()); }

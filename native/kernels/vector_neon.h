@@ -44,6 +44,11 @@ struct Vec {
   }
   static Vec load_first(const bf16* p, std::int64_t count) { return widen_bf16(load_first_16bit(p, count)); }
   static Vec load_first(const f16* p, std::int64_t count) { return widen_f16(load_first_16bit(p, count)); }
+  static Vec load_first(const std::int8_t* p, std::int64_t count) {
+    std::int8_t values[kLanes] = {};
+    for (std::int64_t i = 0; i < count; i++) values[i] = p[i];
+    return load(values);
+  }
 
   // The bits of 2 * kLanes bf16, or of the first `count` of them, as kLanes pairs.
   static Vec load_pairs(const bf16* p) {
@@ -73,6 +78,10 @@ struct Vec {
   }
   void store(bf16* p) const { vst1q_u16(&p->bits, narrow_bf16()); }
   void store(f16* p) const { vst1q_u16(&p->bits, narrow_f16()); }
+  // Numbers from -128 to 127, to the nearest, ties to even.
+  void store(std::int8_t* p) const {
+    vst1_s8(p, vqmovn_s16(vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(low)), vqmovn_s32(vcvtnq_s32_f32(high)))));
+  }
   void store_first(float* p, std::int64_t count) const {
     if (count < 4) return store_first4(p, low, count);
     vst1q_f32(p, low);

@@ -196,5 +196,6 @@ void add_row_checks(std::vector<KernelCheck>& checks);
 void add_attention_checks(std::vector<KernelCheck>& checks);
 
 DType any_float_dtype(Random& random);
+DType any_cache_dtype(Random& random);
 
 }  // namespace shardloom::check

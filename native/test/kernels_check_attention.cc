@@ -33,7 +33,7 @@ Shape any_shape(Random& random) {
   constexpr std::int64_t kHeadSizes[] = {16, 32, 64, 80, 96, 112, 128, 256, 512};
   constexpr float kCaps[] = {0.0f, 0.0f, 2.0f, 30.0f};
   Shape shape = {};
-  shape.dtype = any_float_dtype(random);
+  shape.dtype = any_cache_dtype(random);
   shape.head_size = random.chance(2) ? kHeadSizes[random.below(random.chance(4) ? 9 : 7)] : random.between(1, 70);
   shape.block_size = random.chance(2) ? std::int64_t{8} << random.below(3) : random.between(1, 40);
   shape.kv_heads = random.between(1, 3);
@@ -86,21 +86,35 @@ struct Batch {
 
   std::int64_t blocks() const { return most_blocks * shape.sequences; }
   std::int64_t cache_size() const { return blocks() * shape.kv_heads * shape.block_size * shape.head_size; }
+  std::int64_t scales_size() const { return blocks() * shape.kv_heads * 2 * shape.block_size; }
 };
 
-// Element d of position p of a head is at p * `position_step` + d * `element_step`.
+// Codes have a scale, which is NaN where no query may look; there, floats are.
+void fill_element(float value, std::int8_t* out) { *out = static_cast<std::int8_t>(value * kKvCodeLimit); }
+
 template <class T>
-void fill_cache(Random& random, const Batch& batch, const Array<T>& cache, float scale, std::int64_t position_step,
-                std::int64_t element_step) {
+void fill_element(float value, T* out) {
+  from_float(value, out);
+}
+
+// Element d of position p of a head is at p * `position_step` + d * `element_step`. The scales of codes begin at `scales`.
+template <class T>
+void fill_cache(Random& random, const Batch& batch, const Array<T>& cache, float* scales, float scale,
+                std::int64_t position_step, std::int64_t element_step) {
   const Shape& shape = batch.shape;
-  for (std::int64_t i = 0; i < cache.size(); i++) from_float(__builtin_nanf(""), cache.data() + i);
+  constexpr bool kCodes = std::is_same_v<T, std::int8_t>;
+  if constexpr (!kCodes) {
+    for (std::int64_t i = 0; i < cache.size(); i++) from_float(__builtin_nanf(""), cache.data() + i);
+  }
   for (std::int64_t s = 0; s < shape.sequences; s++) {
     for (std::int64_t p = 0; p < batch.contexts[s]; p++) {
       const std::int64_t block = batch.tables[s * batch.most_blocks + p / shape.block_size];
       for (std::int64_t h = 0; h < shape.kv_heads; h++) {
-        T* at = cache.data() + (block * shape.kv_heads + h) * shape.block_size * shape.head_size +
-                p % shape.block_size * position_step;
-        for (std::int64_t d = 0; d < shape.head_size; d++) from_float(random.unit() * scale, at + d * element_step);
+        const std::int64_t head = block * shape.kv_heads + h, offset = p % shape.block_size;
+        T* at = cache.data() + head * shape.block_size * shape.head_size + offset * position_step;
+        if (kCodes) scales[head * 2 * shape.block_size + offset] = scale * random.unit() / kKvCodeLimit;
+        const float factor = kCodes ? 1.0f : scale;
+        for (std::int64_t d = 0; d < shape.head_size; d++) fill_element(random.unit() * factor, at + d * element_step);
       }
     }
   }
@@ -113,10 +127,12 @@ void check_shape(Check& check, Random& random, const Batch& batch) {
   const std::int64_t out_stride = shape.heads * shape.head_size + random.below(5);
   const Array<float> q(batch.queries == 0 ? 0 : (batch.queries - 1) * q_stride + shape.heads * shape.head_size);
   const Array<T> keys(batch.cache_size()), values(batch.cache_size());
+  const Array<float> scales(std::is_same_v<T, std::int8_t> ? batch.scales_size() : 0);
   fill(random, q, Numbers::ordinary);
   for (std::int64_t i = 0; i < q.size(); i++) q[i] *= 2;
-  fill_cache(random, batch, keys, 2.0f, 1, shape.block_size);
-  fill_cache(random, batch, values, 1.0f, shape.head_size, 1);
+  for (std::int64_t i = 0; i < scales.size(); i++) scales[i] = __builtin_nanf("");
+  fill_cache(random, batch, keys, scales.data(), 2.0f, 1, shape.block_size);
+  fill_cache(random, batch, values, scales.data() + shape.block_size, 1.0f, shape.head_size, 1);
   // In as many parts as `threads` threads would do it in, the last one first.
   const auto apply = [&](const KernelTable& kernels, const Output& out, std::int64_t threads) {
     AttentionArgs args = {};
@@ -126,6 +142,7 @@ void check_shape(Check& check, Random& random, const Batch& batch) {
     args.q_stride = q_stride;
     args.keys = keys.data();
     args.values = values.data();
+    args.scales = scales.size() == 0 ? nullptr : scales.data();
     args.cache_dtype = shape.dtype;
     args.kv_head_of = batch.kv_head_of.data();
     args.query_starts = batch.query_starts.data();
@@ -169,7 +186,7 @@ void check_attention(Check& check) {
     const Shape shape = any_shape(random);
     check.describe(shape);
     const Batch batch(random, shape);
-    with_float_type(shape.dtype, [&](auto* type) {
+    with_cache_type(shape.dtype, [&](auto* type) {
       check_shape<std::remove_cvref_t<decltype(*type)>>(check, random, batch);
     });
   });

@@ -300,10 +300,14 @@ void check_write_kv_of(Check& check, Random& random, DType dtype) {
     slots[m] = static_cast<std::int32_t>((first + m) % (kBlocks * block_size));
   }
   const Array<T> keys(cache_size), values(cache_size), expected_keys(cache_size), expected_values(cache_size);
-  const auto apply = [&](const KernelTable& kernels, const Array<T>& to_keys, const Array<T>& to_values) {
+  const std::int64_t scales_size = std::is_same_v<T, std::int8_t> ? kBlocks * kv_heads * 2 * block_size : 0;
+  const Array<float> scales(scales_size), expected_scales(scales_size);
+  const auto apply = [&](const KernelTable& kernels, const Array<T>& to_keys, const Array<T>& to_values,
+                         const Array<float>& to_scales) {
     WriteKvArgs args = {};
     args.keys = to_keys.data();
     args.values = to_values.data();
+    args.scales = scales_size == 0 ? nullptr : to_scales.data();
     args.cache_dtype = dtype;
     args.source = source.data();
     args.source_stride = stride;
@@ -315,17 +319,18 @@ void check_write_kv_of(Check& check, Random& random, DType dtype) {
     args.block_size = block_size;
     kernels.write_kv(args, {0, rows});
   };
-  apply(check.variant, keys, values);
-  apply(check.portable, expected_keys, expected_values);
+  apply(check.variant, keys, values, scales);
+  apply(check.portable, expected_keys, expected_values, expected_scales);
   check.expect(same_elements(keys, expected_keys), "the keys in the cache differ");
   check.expect(same_elements(values, expected_values), "the values in the cache differ");
+  check.expect(same_elements(scales, expected_scales), "the scales in the cache differ");
   if (numbers != Numbers::special) check.digest(keys.data(), static_cast<std::size_t>(cache_size) * sizeof(T));
 }
 
 void check_write_kv(Check& check) {
   check.each_case([&](Random& random) {
-    const DType dtype = any_float_dtype(random);
-    with_float_type(dtype, [&](auto* type) {
+    const DType dtype = any_cache_dtype(random);
+    with_cache_type(dtype, [&](auto* type) {
       check_write_kv_of<std::remove_cvref_t<decltype(*type)>>(check, random, dtype);
     });
   });

@@ -79,6 +79,8 @@ DType any_float_dtype(Random& random) {
   return kFloats[random.below(3)];
 }
 
+DType any_cache_dtype(Random& random) { return random.chance(4) ? DType::i8 : any_float_dtype(random); }
+
 Workspace::Workspace() : memory_(kWorkspaceBytes + 64) {
   const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
   aligned_ = memory_.data() + (64 - address % 64) % 64;

@@ -1,4 +1,5 @@
 /** launch(): finds the model, loads plugins, sizes the engine and starts the ranks. */
+
 import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { weightBytes } from "../checkpoint/weight-bytes.js";
@@ -15,6 +16,7 @@ import { checkWorldSize } from "../core/rank.js";
 import { type CapacityOptions, planCapacity } from "../engine/capacity.js";
 import { createEngine, type Engine, type EngineText, prepareText } from "../engine/engine.js";
 import type { Activations } from "../kernels/activation-levels.js";
+import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { createKernels } from "../kernels/select.js";
 import { kernelSelection } from "../kernels/selection.js";
 import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
@@ -65,8 +67,11 @@ export interface LaunchOptions extends CapacityOptions {
   readonly quantizationOptions?: JsonObject | undefined;
   /** dtype of unquantized weights; "auto" takes config.json's. */
   readonly dtype?: "auto" | FloatDType | undefined;
-  /** dtype of the KV cache. Default f32: exact. */
-  readonly kvCacheDtype?: FloatDType | undefined;
+  /**
+   * What the KV cache holds keys and values in. Default f32: exact. `int8` is codes with a scale for each of them and head
+   * (kv-cache-dtype.ts).
+   */
+  readonly kvCacheDtype?: KvCacheDType | undefined;
   /**
    * How activations are multiplied with quantized weights: `f32` as they are; `int16` and `int8` rounded to whole numbers
    * in blocks, which is faster; `auto`, the default, by instruction set and the rows of a call (activation-levels.ts).
@@ -110,7 +115,7 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const threadsPerRank = checkThreadsPerRank(options.threadsPerRank ?? "auto");
   const pinning = checkPinning(options.pinning);
   const logger = createLogger(options.logLevel);
-  const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
+  const kvCacheDtype = checkKvCacheDtype(options.kvCacheDtype ?? "f32");
   const activations = checkActivations(options.activations ?? "auto");
   const collectivePayload = checkCollectivePayload(options.collectivePayload ?? "f32");
   const plugins = resolvePlugins(options.plugins ?? []);

@@ -1,4 +1,5 @@
 /** plan(): what ranks would own, without a weight. */
+
 import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { type CollectivePayload, checkCollectivePayload } from "../collectives/payload.js";
@@ -6,6 +7,7 @@ import type { FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
 import type { CapacityOptions } from "../engine/capacity.js";
 import { type ModelPlan, planModel } from "../engine/model-plan.js";
+import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
 import { checkThreadsPerRank } from "../parallel/placement.js";
 import { checkCount, checkDtype, checkPinning, checkRanks, choiceOf } from "./option-checks.js";
@@ -25,7 +27,7 @@ export interface PlanOptions extends CapacityOptions {
   readonly quantization?: string | undefined;
   readonly quantizationOptions?: JsonObject | undefined;
   readonly dtype?: "auto" | FloatDType | undefined;
-  readonly kvCacheDtype?: FloatDType | undefined;
+  readonly kvCacheDtype?: KvCacheDType | undefined;
   readonly collectivePayload?: CollectivePayload | undefined;
   /** Memory that everything has to fit into, in bytes. Default: what this process may use. */
   readonly memoryBytes?: number | undefined;
@@ -42,7 +44,7 @@ export interface PlanOptions extends CapacityOptions {
  */
 export async function plan(options: PlanOptions): Promise<ModelPlan> {
   const worldSize = checkRanks(options.tensorParallelSize ?? 1);
-  const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
+  const kvCacheDtype = checkKvCacheDtype(options.kvCacheDtype ?? "f32");
   const { dtype = "auto", revision, signal, onDownload, loadFormat, memoryBytes } = options;
   const registries = await loadPlugins(resolvePlugins(options.plugins ?? []));
   const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload, weights: false });

@@ -4,6 +4,7 @@ import { COLLECTIVE_PAYLOADS, type CollectivePayload } from "../collectives/payl
 import { createLogger } from "../core/logger.js";
 import type { LaunchOptions, PlanOptions } from "../index.js";
 import { ACTIVATIONS, type Activations } from "../kernels/activation-levels.js";
+import { KV_CACHE_DTYPES, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { defaultPlugins } from "./default-plugins.js";
 import {
   collect,
@@ -17,8 +18,7 @@ import {
   worldSizeOrAuto,
 } from "./option-values.js";
 
-const KV_CACHE_DTYPES = ["f32", "bf16", "f16"] as const;
-const DTYPES = ["auto", ...KV_CACHE_DTYPES] as const;
+const DTYPES = ["auto", "f32", "bf16", "f16"] as const;
 
 /** Which model, and where it comes from. Under the names that commander gives the flags. */
 export interface SourceFlags {
@@ -43,7 +43,7 @@ export interface RankFlags extends SourceFlags, QuantizationFlags {
   readonly tp: number | "auto";
   readonly threadsPerRank: number | "auto";
   readonly pinning: boolean;
-  readonly kvCacheDtype: (typeof KV_CACHE_DTYPES)[number];
+  readonly kvCacheDtype: KvCacheDType;
   readonly collectivePayload: CollectivePayload;
   readonly kvCacheBytes?: number;
   readonly maxModelLen?: number;
@@ -95,7 +95,7 @@ function addRanks(command: Command): Command {
       )
       .option("--no-pinning", "let threads run on any CPU also where the ranks use the whole machine"),
   )
-    .option("--kv-cache-dtype <type>", "f32, bf16, f16", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
+    .option("--kv-cache-dtype <type>", "f32, bf16, f16, int8", oneOf("--kv-cache-dtype", KV_CACHE_DTYPES), "f32")
     .option(
       "--collective-payload <type>",
       "what ranks send each other to sum: f32, bf16",

@@ -140,6 +140,7 @@ export interface NativeAddon {
   writeKv(
     keys: NativeHandle,
     values: NativeHandle,
+    scales: NativeHandle,
     source: NativeHandle,
     slots: NativeHandle,
     rows: number,
@@ -154,6 +155,7 @@ export interface NativeAddon {
     q: NativeHandle,
     keys: NativeHandle,
     values: NativeHandle,
+    scales: NativeHandle,
     kvHeadOf: NativeHandle,
     queryStarts: NativeHandle,
     contextLengths: NativeHandle,

@@ -2,9 +2,9 @@
  * How much an engine is sized for: the longest sequence, the tokens of a step, the blocks of KV cache. Decided once,
  * from the model, the user's options and the machine's memory, and told to every rank alike.
  */
-import { dtypeBytes, type FloatDType } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { readMemory, usableBytes } from "../core/machine-memory.js";
+import { type KvCacheDType, kvPositionBytes } from "../kernels/kv-cache-dtype.js";
 import type { ModelConfig } from "../models/model.js";
 import { cdiv, splitHeads } from "../parallel/partition.js";
 import type { StepLimits } from "../rank/step.js";
@@ -49,7 +49,7 @@ export function planCapacity(
   config: ModelConfig,
   options: CapacityOptions,
   worldSize: number,
-  kvCacheDtype: FloatDType,
+  kvCacheDtype: KvCacheDType,
 ): Capacity {
   const blockSize = check("blockSize", options.blockSize ?? 16, 1, 1024);
   const maxSequences = check("maxSequences", options.maxSequences ?? 16, 1, 4096);
@@ -93,12 +93,12 @@ export function defaultKvCacheBytes(): number {
 }
 
 /** Bytes of KV cache one token takes over all ranks, replicated KV heads counted as often as they are held. */
-function kvBytesPerToken(config: ModelConfig, worldSize: number, dtype: FloatDType): number {
+function kvBytesPerToken(config: ModelConfig, worldSize: number, dtype: KvCacheDType): number {
   const heads = splitHeads(config.heads, config.kvHeads, worldSize).reduce(
     (sum, { kvHeads }) => sum + kvHeads.end - kvHeads.start,
     0,
   );
-  return 2 * config.layers * heads * config.headSize * dtypeBytes(dtype);
+  return config.layers * heads * kvPositionBytes(dtype, config.headSize);
 }
 
 function check(option: string, value: number, least: number, most: number): number {

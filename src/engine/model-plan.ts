@@ -9,6 +9,7 @@ import { PartitionError } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
 import { type MachineMemory, readMemory, usableBytes } from "../core/machine-memory.js";
 import { readTopology } from "../core/machine-topology.js";
+import type { KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import type { Registries } from "../loading/plugins.js";
 import type { ModelConfig, ModelFamily } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
@@ -41,7 +42,7 @@ export interface ModelPlanOptions {
   readonly loadFormat?: string | undefined;
   readonly quantization: QuantizationChoice | null;
   readonly dtype: "auto" | FloatDType;
-  readonly kvCacheDtype: FloatDType;
+  readonly kvCacheDtype: KvCacheDType;
   readonly collectivePayload: CollectivePayload;
   /** Sizes as for an engine. With `maxModelLength` the KV cache is that of `maxSequences` whole sequences. */
   readonly capacity: CapacityOptions;
@@ -99,7 +100,7 @@ export interface ModelPlan {
   readonly model: PlannedModel | null;
   readonly quantization: string | null;
   readonly dtype: FloatDType | null;
-  readonly kvCacheDtype: FloatDType;
+  readonly kvCacheDtype: KvCacheDType;
   readonly maxModelLength: number | null;
   readonly maxSequences: number | null;
   /** Empty where a problem kept the ranks from being planned. */

@@ -79,12 +79,17 @@ export interface AttentionShape {
   readonly softCap: number;
 }
 
-/** The paged KV cache of one layer, in f32, bf16 or f16. */
+/** The paged KV cache of one layer, in f32, bf16 or f16, or in codes of i8 (kv-cache-dtype.ts). */
 export interface KvCache {
   /** `[blocks, kvHeads, headSize, blockSize]`: neighbouring positions side by side, as a query meets them. */
   readonly keys: Operand;
   /** `[blocks, kvHeads, blockSize, headSize]` */
   readonly values: Operand;
+  /**
+   * f32 `[blocks, kvHeads, 2, blockSize]`, the scales of keys, then of values, where these are i8: element d of a key is its
+   * code times the key's scale. Null otherwise.
+   */
+  readonly scales: Operand | null;
   readonly kvHeads: number;
   readonly headSize: number;
   /** Tokens a block holds. */
@@ -178,7 +183,10 @@ export interface Kernels {
     headSize: number,
   ): void;
 
-  /** Copies columns `[keyColumn, + kvHeads * headSize)` and those at `valueColumn` of row m of source into cache slot `slots[m]` (block * blockSize + offset). */
+  /**
+   * Copies columns `[keyColumn, + kvHeads * headSize)` and those at `valueColumn` of row m of source into cache slot `slots[m]`
+   * (block * blockSize + offset), rounded to the same bits on every instruction set.
+   */
   writeKv(cache: KvCache, source: Operand, slots: Operand, rows: number, keyColumn: number, valueColumn: number): void;
 
   /**

@@ -202,6 +202,7 @@ class NativeKernels implements Kernels {
     this.#addon.writeKv(
       cache.keys.handle,
       cache.values.handle,
+      handleOf(cache.scales),
       source.handle,
       slots.handle,
       rows,
@@ -226,6 +227,7 @@ class NativeKernels implements Kernels {
       q.handle,
       cache.keys.handle,
       cache.values.handle,
+      handleOf(cache.scales),
       shape.kvHeadOf.handle,
       batch.queryStarts.handle,
       batch.contextLengths.handle,

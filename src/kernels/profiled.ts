@@ -146,8 +146,8 @@ class ProfiledKernels implements Kernels {
   writeKv(cache: KvCache, source: Operand, slots: Operand, rows: number, keyColumn: number, valueColumn: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.writeKv(cache, source, slots, rows, keyColumn, valueColumn);
-    const elements = 2 * rows * cache.kvHeads * cache.headSize;
-    this.#recorder.record(this.#rows.writeKv, start, elements * (F32 + dtypeBytes(cache.keys.tensor.dtype)), 0);
+    const sourceBytes = F32 * 2 * rows * cache.kvHeads * cache.headSize;
+    this.#recorder.record(this.#rows.writeKv, start, sourceBytes + rows * positionBytes(cache), 0);
   }
 
   attention(
@@ -161,8 +161,7 @@ class ProfiledKernels implements Kernels {
     const start = this.#recorder.nowUs();
     this.#kernels.attention(out, q, cache, batch, sequences, shape);
     const seen = positionsSeen(this.#viewsOf(batch), sequences, shape.slidingWindow);
-    const elementBytes = dtypeBytes(cache.keys.tensor.dtype);
-    const bytes = 2 * seen.byAll * cache.kvHeads * cache.headSize * elementBytes;
+    const bytes = seen.byAll * positionBytes(cache);
     this.#recorder.record(this.#rows.attention, start, bytes, 4 * seen.byEach * shape.heads * shape.headSize);
   }
 
@@ -195,6 +194,11 @@ class ProfiledKernels implements Kernels {
     this.#batches.set(batch, views);
     return views;
   }
+}
+
+/** Bytes of the keys and values of one position, scales included. */
+function positionBytes({ keys, scales, kvHeads, headSize }: KvCache): number {
+  return 2 * kvHeads * (headSize * dtypeBytes(keys.tensor.dtype) + (scales === null ? 0 : F32));
 }
 
 interface BatchViews {

@@ -108,6 +108,13 @@ export class OperandTable {
     return this.#find(operand).view ?? wrongDType(operand, "f32, bf16 or f16");
   }
 
+  /** Elements of an i8 operand. */
+  codes(operand: Operand): Int8Array {
+    if (operand.tensor.dtype !== "i8") wrongDType(operand, "i8");
+    const { buffer, byteOffset, byteLength } = this.bytes(operand);
+    return new Int8Array(buffer, byteOffset, byteLength);
+  }
+
   /** Bytes of any operand. */
   bytes(operand: Operand): Uint8Array {
     return this.#find(operand).bytes;

@@ -3,11 +3,12 @@
  * allocated once, when a rank is set up; a step allocates nothing.
  */
 import { ArenaAllocator, type TensorAllocator } from "../core/arena.js";
-import type { FloatDType } from "../core/dtype.js";
+import type { DType } from "../core/dtype.js";
 import { InternalError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import { f32Of, i32Of, isVirtual } from "../core/tensor.js";
 import type { Kernels, KvCache } from "../kernels/kernels.js";
+import { type KvCacheDType, kvElementDtype } from "../kernels/kv-cache-dtype.js";
 
 /** Makes an allocator; `chunkBytes` is how much it should reserve at a time. */
 export type AllocatorFactory = (name: string, chunkBytes?: number) => TensorAllocator;
@@ -19,7 +20,7 @@ export interface ModelMemoryOptions {
   readonly maxTokens: number;
   /** Longest sequence. */
   readonly maxPositions: number;
-  readonly kvCacheDtype: FloatDType;
+  readonly kvCacheDtype: KvCacheDType;
   /** Tokens a block of KV cache holds. */
   readonly blockSize: number;
   readonly blocks: number;
@@ -79,11 +80,13 @@ export class ModelMemory {
   /** The paged KV cache of one layer on this rank. Its pages are touched when tokens are first written to them. */
   kvCache(layer: number, kvHeads: number, headSize: number): KvCache {
     const { kernels, blocks, blockSize, kvCacheDtype } = this.#options;
-    const allocate = (name: string, shape: readonly number[]) =>
-      kernels.bind(this.#cache.allocate(`layers.${layer}.${name}`, kvCacheDtype, shape));
-    const keys = allocate("keys", [blocks, kvHeads, headSize, blockSize]);
-    const values = allocate("values", [blocks, kvHeads, blockSize, headSize]);
-    return { keys, values, kvHeads, headSize, blockSize };
+    const allocate = (name: string, dtype: DType, shape: readonly number[]) =>
+      kernels.bind(this.#cache.allocate(`layers.${layer}.${name}`, dtype, shape));
+    const dtype = kvElementDtype(kvCacheDtype);
+    const keys = allocate("keys", dtype, [blocks, kvHeads, headSize, blockSize]);
+    const values = allocate("values", dtype, [blocks, kvHeads, blockSize, headSize]);
+    const scales = kvCacheDtype === "int8" ? allocate("scales", "f32", [blocks, kvHeads, 2, blockSize]) : null;
+    return { keys, values, scales, kvHeads, headSize, blockSize };
   }
 
   /** Bytes of activations and constants. */

@@ -1,6 +1,7 @@
 import type { CollectivePayload } from "../collectives/payload.js";
 import type { FloatDType } from "../core/dtype.js";
 import type { Activations } from "../kernels/activation-levels.js";
+import type { KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import type { ModelDescription } from "../loading/model-loader.js";
 import type { QuantizationSelection } from "../quantization/registry.js";
 import type { StepLimits } from "./step.js";
@@ -17,7 +18,7 @@ export interface RankOptions {
   readonly quantization: QuantizationSelection | null;
   /** dtype of unquantized weights. */
   readonly dtype: FloatDType;
-  readonly kvCacheDtype: FloatDType;
+  readonly kvCacheDtype: KvCacheDType;
   /** How kernels multiply with quantized weights. */
   readonly activations: Activations;
   /** Tokens a block of KV cache holds. */

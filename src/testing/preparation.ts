@@ -6,6 +6,7 @@ import { describeValue, OptionError } from "../core/errors.js";
 import { type JsonObject, readJsonObject } from "../core/json.js";
 import { checkWorldSize } from "../core/rank.js";
 import { type CapacityOptions, planCapacity } from "../engine/capacity.js";
+import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { dummyLoader, withoutQuantization } from "../loading/dummy-loader.js";
 import type { ModelDescription } from "../loading/model-loader.js";
 import { createRegistries, type Plugin, type Registries, registerPlugin } from "../loading/plugins.js";
@@ -30,7 +31,7 @@ export interface ModelOptions extends CapacityOptions {
   /** dtype of unquantized weights; "auto" takes config.json's. */
   readonly dtype?: "auto" | FloatDType | undefined;
   /** dtype of the KV cache. Default f32. */
-  readonly kvCacheDtype?: FloatDType | undefined;
+  readonly kvCacheDtype?: KvCacheDType | undefined;
   /** What all-reduces carry, as for launch(). Default f32. */
   readonly collectivePayload?: CollectivePayload | undefined;
   /** Seed of weights that are made up and of shuffled turns: a whole number of 32 bits. Default 0. */
@@ -56,7 +57,7 @@ export async function prepare(options: ModelOptions): Promise<Preparation> {
   const config = selectFamily(description.config).parseConfig(description.config);
   const { quantization, quantizationOptions = {} } = options;
   const choice = quantization === undefined ? null : { method: quantization, options: quantizationOptions };
-  const kvCacheDtype = checkDtype("kvCacheDtype", options.kvCacheDtype ?? "f32");
+  const kvCacheDtype = checkKvCacheDtype(options.kvCacheDtype ?? "f32");
   const { dtype = "auto" } = options;
   const capacity = planCapacity(config, sizes(options, config.maxPositions), worldSize, kvCacheDtype);
   const ranks: RankOptions = {

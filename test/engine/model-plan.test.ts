@@ -15,16 +15,18 @@ function codes({ problems }: ModelPlan): readonly string[] {
 describe("the plan of a model", () => {
   const folder = temporaryFolder();
 
-  for (const [model, worldSize] of [
-    [LLAMA, 1],
-    [LLAMA, 3],
-    [fixture("tiny/llama/nf4-dq"), 2],
-    [fixture("tiny/qwen3/bf16"), 4],
-    [fixture("tiny/llama/int8"), 3],
+  for (const [model, worldSize, kvCacheDtype] of [
+    [LLAMA, 1, "f32"],
+    [LLAMA, 3, "f32"],
+    [fixture("tiny/llama/nf4-dq"), 2, "f32"],
+    [fixture("tiny/qwen3/bf16"), 4, "f32"],
+    [fixture("tiny/llama/int8"), 3, "f32"],
+    [LLAMA, 2, "int8"],
   ] as const) {
-    it(`says the bytes that launched ranks then report: ${model.split("/tiny/")[1]} on ${worldSize}`, async () => {
+    const name = `${model.split("/tiny/")[1]} on ${worldSize}, cache of ${kvCacheDtype}`;
+    it(`says the bytes that launched ranks then report: ${name}`, async () => {
       const plugins = ["@shardloom/bitsandbytes"];
-      const sizes = { maxModelLength: 64, maxSequences: 2, tensorParallelSize: worldSize, plugins };
+      const sizes = { maxModelLength: 64, maxSequences: 2, tensorParallelSize: worldSize, kvCacheDtype, plugins };
       const made = await plan({ model, ...sizes });
       assert.deepEqual(made.problems, []);
       assert.equal(made.source, "headers");
@@ -59,6 +61,16 @@ describe("the plan of a model", () => {
     // Keys and values of 126 layers, 8 heads of 128, 4 sequences of 8192 tokens, 2 bytes each.
     const kvCache = made.ranks.reduce((sum, rank) => sum + rank.kvCacheBytes, 0);
     assert.equal(kvCache, 2 * 126 * 8 * 128 * 4 * 8192 * 2);
+    const coded = await plan({
+      model: LLAMA_405B,
+      tensorParallelSize: 8,
+      maxModelLength: 8192,
+      maxSequences: 4,
+      kvCacheDtype: "int8",
+    });
+    // A byte each, and four bytes of scale for 128 of them.
+    const bytes = coded.ranks.reduce((sum, rank) => sum + rank.kvCacheBytes, 0);
+    assert.equal(bytes, 2 * 126 * 8 * (128 + 4) * 4 * 8192);
     assert.deepEqual(made.ranks[3]?.queryHeads, { start: 48, end: 64 });
     assert.deepEqual(made.ranks[3]?.kvHeads, { start: 3, end: 4 });
     // Two all-reduces of a hidden state a layer, that of the embedding, and the likeliest ids.

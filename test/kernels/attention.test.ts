@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import type { FloatDType } from "../../src/core/dtype.js";
-import type { Tensor } from "../../src/core/tensor.js";
+import { f32Of, type Tensor } from "../../src/core/tensor.js";
 import type { Kernels } from "../../src/kernels/kernels.js";
+import { KV_CACHE_DTYPES, type KvCacheDType } from "../../src/kernels/kv-cache-dtype.js";
 import { createReferenceKernels } from "../../src/kernels/reference.js";
+import { boundCache, type CacheTensors, randomCache } from "./cache-tensors.js";
 import { assertClose, bitsOf, floats, forEachIsa, integers, numbersOf, Random, scoped, zeros } from "./tensors.js";
 
 interface Sequence {
@@ -13,7 +14,7 @@ interface Sequence {
 }
 
 interface Setting {
-  readonly dtype: FloatDType;
+  readonly dtype: KvCacheDType;
   readonly headSize: number;
   readonly blockSize: number;
   readonly kvHeadOf: readonly number[];
@@ -26,8 +27,7 @@ interface Setting {
 interface Inputs {
   readonly setting: Setting;
   readonly q: Tensor;
-  readonly keys: Tensor;
-  readonly values: Tensor;
+  readonly cache: CacheTensors;
   readonly queryStarts: Tensor;
   readonly contextLengths: Tensor;
   readonly blockTables: Tensor;
@@ -52,13 +52,10 @@ function makeInputs(setting: Setting, seed: number): Inputs {
     tables.push(...own, ...Array.from({ length: tableColumns - own.length }, () => -1));
   }
   const columns = kvHeadOf.length * headSize + EXTRA_COLUMNS;
-  const keyShape = [needed + 2, kvHeads, headSize, blockSize];
-  const valueShape = [needed + 2, kvHeads, blockSize, headSize];
   return {
     setting,
     q: random.floats("f32", [starts.at(-1) ?? 0, columns], 2),
-    keys: random.floats(dtype, keyShape, 2),
-    values: random.floats(dtype, valueShape),
+    cache: randomCache(dtype, { blocks: needed + 2, kvHeads, headSize, blockSize }, random),
     queryStarts: integers([starts.length], starts),
     contextLengths: integers(
       [sequences.length],
@@ -69,11 +66,11 @@ function makeInputs(setting: Setting, seed: number): Inputs {
 }
 
 function attend(kernels: Kernels, inputs: Inputs): Tensor {
-  const { headSize, blockSize, kvHeads, kvHeadOf, slidingWindow, softCap, sequences } = inputs.setting;
+  const { headSize, kvHeads, kvHeadOf, slidingWindow, softCap, sequences } = inputs.setting;
   const heads = kvHeadOf.length;
   const out = zeros("f32", [inputs.q.shape[0] ?? 0, heads * headSize]);
   scoped(kernels, (bind) => {
-    const cache = { keys: bind(inputs.keys), values: bind(inputs.values), kvHeads, headSize, blockSize };
+    const cache = boundCache(bind, inputs.cache);
     const batch = {
       queryStarts: bind(inputs.queryStarts),
       contextLengths: bind(inputs.contextLengths),
@@ -101,7 +98,7 @@ const sequenceArbitrary = fc
   .map(([context, part]): Sequence => ({ context, queries: part % (context + 1) }));
 
 const settings: fc.Arbitrary<Setting> = fc.record({
-  dtype: fc.constantFrom<FloatDType>("f32", "bf16", "f16"),
+  dtype: fc.constantFrom(...KV_CACHE_DTYPES),
   headSize: fc.oneof(fc.constantFrom(16, 32, 64, 80, 128), fc.integer({ min: 1, max: 70 })),
   blockSize: fc.oneof(fc.constantFrom(8, 16, 32), fc.integer({ min: 1, max: 40 })),
   kvHeadOf: fc
@@ -134,14 +131,15 @@ describe("native attention", () => {
     });
 
     it("agrees with the reference for the head sizes of models, in prefill and decode", () => {
-      for (const headSize of [16, 32, 64, 80, 96, 112, 128, 256, 512]) {
+      for (const [i, headSize] of [16, 32, 64, 80, 96, 112, 128, 256, 512].entries()) {
+        const dtype = i % 2 === 0 ? "int8" : "bf16";
         const sequences = [
           { context: 40, queries: 40 },
           { context: 70, queries: 1 },
           { context: 33, queries: 0 },
           { context: 64, queries: 5 },
         ];
-        expectReference(kernels, makeInputs({ ...grouped, headSize, sequences }, headSize));
+        expectReference(kernels, makeInputs({ ...grouped, dtype, headSize, sequences }, headSize));
       }
     });
 
@@ -151,9 +149,14 @@ describe("native attention", () => {
       expectReference(kernels, makeInputs({ ...grouped, headSize: 32, kvHeads: 1, kvHeadOf, sequences }, 1));
     });
 
-    for (const slidingWindow of [0, 20]) {
-      it(`gives a query the same bits in one prefill, in chunks and one by one (window ${slidingWindow})`, () => {
-        const inputs = makeInputs({ ...grouped, slidingWindow }, 7);
+    for (const [slidingWindow, dtype] of [
+      [0, "bf16"],
+      [20, "bf16"],
+      [0, "int8"],
+      [20, "int8"],
+    ] as const) {
+      it(`gives a query the same bits in one prefill, in chunks and one by one (${dtype}, window ${slidingWindow})`, () => {
+        const inputs = makeInputs({ ...grouped, dtype, slidingWindow }, 7);
         const whole = bitsOf(attend(kernels, inputs));
         const width = grouped.kvHeadOf.length * grouped.headSize;
         const qs = numbersOf(inputs.q);
@@ -175,10 +178,15 @@ describe("native attention", () => {
       });
     }
 
-    for (const slidingWindow of [0, 300, 700]) {
-      it(`gives a query of a long context the bits it has in a prefill (window ${slidingWindow})`, () => {
+    for (const [slidingWindow, dtype] of [
+      [0, "bf16"],
+      [300, "bf16"],
+      [700, "int8"],
+      [0, "int8"],
+    ] as const) {
+      it(`gives a query of a long context the bits it has in a prefill (${dtype}, window ${slidingWindow})`, () => {
         const context = 1100;
-        const setting = { ...grouped, headSize: 16, kvHeadOf: [0, 0, 1], kvHeads: 2, slidingWindow };
+        const setting = { ...grouped, dtype, headSize: 16, kvHeadOf: [0, 0, 1], kvHeads: 2, slidingWindow };
         const inputs = makeInputs({ ...setting, sequences: [{ context, queries: context }] }, 17);
         const whole = attend(kernels, inputs);
         assertClose(whole, attend(reference, inputs), () => TOLERANCE);
@@ -212,45 +220,54 @@ describe("native attention", () => {
         { context: 37, queries: 3 },
         { context: 50, queries: 1 },
       ];
-      const inputs = makeInputs({ ...grouped, dtype: "f32", slidingWindow: 10, sequences }, 11);
-      const clean = bitsOf(attend(kernels, inputs));
-      const tables = numbersOf(inputs.blockTables);
-      const columns = inputs.blockTables.shape[1] ?? 0;
-      const { blockSize, headSize, kvHeads } = inputs.setting;
-      const seen = new Set<number>();
-      for (const [s, { context, queries }] of sequences.entries()) {
-        for (let p = context - queries - 9; p < context; p++) {
-          seen.add((tables[s * columns + Math.floor(p / blockSize)] ?? 0) * blockSize + (p % blockSize));
+      for (const dtype of ["f32", "int8"] as const) {
+        const inputs = makeInputs({ ...grouped, dtype, slidingWindow: 10, sequences }, 11);
+        const clean = bitsOf(attend(kernels, inputs));
+        const tables = numbersOf(inputs.blockTables);
+        const columns = inputs.blockTables.shape[1] ?? 0;
+        const { blockSize, headSize, kvHeads } = inputs.setting;
+        const seen = new Set<number>();
+        for (const [s, { context, queries }] of sequences.entries()) {
+          for (let p = context - queries - 9; p < context; p++) {
+            seen.add((tables[s * columns + Math.floor(p / blockSize)] ?? 0) * blockSize + (p % blockSize));
+          }
         }
+        // `heads`: rows of positions that a block has.
+        const spoil = (tensor: Tensor, heads: number, offsetOf: (index: number) => number): void => {
+          const elements = f32Of(tensor);
+          for (let i = 0; i < elements.length; i++) {
+            const block = Math.floor(i / (heads * blockSize));
+            if (!seen.has(block * blockSize + (offsetOf(i) % blockSize))) elements[i] = Number.NaN;
+          }
+        };
+        const { keys, values, scales } = inputs.cache;
+        if (scales === null) {
+          spoil(keys, kvHeads * headSize, (index) => index);
+          spoil(values, kvHeads * headSize, (index) => Math.floor(index / headSize));
+        } else {
+          spoil(scales, kvHeads * 2, (index) => index);
+        }
+        assert.deepEqual(bitsOf(attend(kernels, inputs)), clean, dtype);
       }
-      const spoil = (tensor: Tensor, offsetOf: (index: number) => number): Tensor =>
-        floats(
-          "f32",
-          tensor.shape,
-          numbersOf(tensor).map((value, index) => {
-            const block = Math.floor(index / (kvHeads * blockSize * headSize));
-            return seen.has(block * blockSize + (offsetOf(index) % blockSize)) ? value : Number.NaN;
-          }),
-        );
-      const spoiled = {
-        ...inputs,
-        keys: spoil(inputs.keys, (index) => index),
-        values: spoil(inputs.values, (index) => Math.floor(index / headSize)),
-      };
-      assert.deepEqual(bitsOf(attend(kernels, spoiled)), clean);
     });
 
     it("keeps a value that is not a number from the queries before it", () => {
-      const inputs = makeInputs({ ...grouped, dtype: "f32", blockSize: 80 }, 13);
-      const clean = numbersOf(attend(kernels, inputs));
-      const block = numbersOf(inputs.blockTables)[0] ?? 0;
-      const values = numbersOf(inputs.values);
-      const { blockSize, headSize, kvHeads } = inputs.setting;
-      for (let h = 0; h < kvHeads; h++) values[((block * kvHeads + h) * blockSize + 40) * headSize] = Number.NaN;
-      const out = numbersOf(attend(kernels, { ...inputs, values: floats("f32", inputs.values.shape, values) }));
-      const width = grouped.kvHeadOf.length * headSize;
-      assert.deepEqual(out.slice(0, 40 * width), clean.slice(0, 40 * width));
-      assert.ok(Number.isNaN(out[40 * width]));
+      for (const dtype of ["f32", "int8"] as const) {
+        const inputs = makeInputs({ ...grouped, dtype, blockSize: 80 }, 13);
+        const clean = numbersOf(attend(kernels, inputs));
+        const block = numbersOf(inputs.blockTables)[0] ?? 0;
+        const { blockSize, headSize, kvHeads } = inputs.setting;
+        const { values, scales } = inputs.cache;
+        for (let h = 0; h < kvHeads; h++) {
+          const head = block * kvHeads + h;
+          if (scales === null) f32Of(values)[(head * blockSize + 40) * headSize] = Number.NaN;
+          else f32Of(scales)[(2 * head + 1) * blockSize + 40] = Number.NaN;
+        }
+        const out = numbersOf(attend(kernels, inputs));
+        const width = grouped.kvHeadOf.length * headSize;
+        assert.deepEqual(out.slice(0, 40 * width), clean.slice(0, 40 * width), dtype);
+        assert.ok(Number.isNaN(out[40 * width]), dtype);
+      }
     });
 
     it("does not overflow on large scores", () => {

@@ -315,6 +315,7 @@ describe("native kernels check what they are given", () => {
     const cache = {
       keys: bind(zeros("bf16", shape)),
       values: bind(zeros("bf16", shape)),
+      scales: null,
       kvHeads: 2,
       headSize: 8,
       blockSize: 4,
@@ -336,6 +337,8 @@ describe("native kernels check what they are given", () => {
       };
       kernels.attention(out, q, cache, batch, lengths.length, options);
     };
+    const codes = { ...cache, keys: bind(zeros("i8", shape)), values: bind(zeros("i8", shape)) };
+    kernels.writeKv({ ...codes, scales: bind(zeros("f32", [3, 2, 2, 4])) }, q, numbers(11), 1, 0, 16);
     attend([0, 1], [9], [0, 1, 2]);
     attend([0, 1], [9], [-1, -1, 2], map, 1);
     return [
@@ -346,6 +349,22 @@ describe("native kernels check what they are given", () => {
       [
         /shape and dtype of keys/,
         () => kernels.writeKv({ ...cache, values: bind(zeros("f16", shape)) }, q, numbers(0), 1, 0, 16),
+      ],
+      [
+        /scales with keys of i8 and with no others but keys are i8/,
+        () => kernels.writeKv(codes, q, numbers(0), 1, 0, 16),
+      ],
+      [
+        /scales with keys of i8 and with no others but keys are bf16/,
+        () => kernels.writeKv({ ...cache, scales: bind(zeros("f32", [3, 2, 2, 4])) }, q, numbers(0), 1, 0, 16),
+      ],
+      [
+        /scales of \[3, 2, 2, 4\] but they are \[3, 8\]/,
+        () => kernels.writeKv({ ...codes, scales: bind(zeros("f32", [3, 2, 4])) }, q, numbers(0), 1, 0, 16),
+      ],
+      [
+        /keys to be f32, f16, bf16 or i8 but they are u8/,
+        () => kernels.writeKv({ ...cache, keys: bind(zeros("u8", shape)) }, q, numbers(0), 1, 0, 16),
       ],
       [/blockTables\[2\] to be from 0 to 2 but it is 3/, () => attend([0, 1], [9], [0, 1, 3])],
       [/blockTables\[0\] .* -1/, () => attend([0, 1], [9], [-1, 1, 2], map, 8)],

@@ -49,7 +49,14 @@ describe("profiled kernels", () => {
     minimums: operand("minimums", [6, 1]),
     blockSize: 8,
   };
-  const cache = { keys: operand("k", [2, 1, 4, 4], "bf16"), values: vector, kvHeads: 1, headSize: 4, blockSize: 4 };
+  const cache = {
+    keys: operand("k", [2, 1, 4, 4], "bf16"),
+    values: vector,
+    scales: null,
+    kvHeads: 1,
+    headSize: 4,
+    blockSize: 4,
+  };
   const batch = {
     queryStarts: bindings.bind(integers([3], [0, 1, 3])),
     contextLengths: bindings.bind(integers([2], [5, 7])),

@@ -98,6 +98,7 @@ describe("reference kernels", () => {
         const cache = {
           keys: bind(zeros("f32", shape)),
           values: bind(zeros("f32", shape)),
+          scales: null,
           kvHeads: 1,
           headSize: 2,
           blockSize: 2,

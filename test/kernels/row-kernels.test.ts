@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { type FloatDType, f32ToBf16, f32ToF16 } from "../../src/core/dtype.js";
+import { bitsToF32, type FloatDType, f32ToBf16, f32ToF16 } from "../../src/core/dtype.js";
 import type { Operand } from "../../src/core/operand.js";
 import type { Tensor } from "../../src/core/tensor.js";
 import type { Kernels } from "../../src/kernels/kernels.js";
+import { KV_CACHE_DTYPES, type KvCacheDType } from "../../src/kernels/kv-cache-dtype.js";
 import { createReferenceKernels } from "../../src/kernels/reference.js";
+import { boundCache, tensorsOf, zeroCache } from "./cache-tensors.js";
 import { assertClose, bitsOf, floats, forEachIsa, integers, numbersOf, Random, scoped, zeros } from "./tensors.js";
 
 const reference = createReferenceKernels();
@@ -223,18 +225,18 @@ describe("native writeKv", () => {
   forEachIsa((kernels) => {
     const write = (
       on: Kernels,
-      dtype: FloatDType,
+      dtype: KvCacheDType,
       source: Tensor,
       slots: Tensor,
       kvHeads: number,
       headSize: number,
     ) => {
-      const [keys, values] = [zeros(dtype, [4, kvHeads, headSize, 3]), zeros(dtype, [4, kvHeads, 3, headSize])];
+      const cache = zeroCache(dtype, { blocks: 4, kvHeads, headSize, blockSize: 3 });
       scoped(on, (bind) => {
-        const cache = { keys: bind(keys), values: bind(values), kvHeads, headSize, blockSize: 3 };
-        on.writeKv(cache, bind(source), bind(slots), slots.shape[0] ?? 0, 2, 2 + kvHeads * headSize);
+        const rows = slots.shape[0] ?? 0;
+        on.writeKv(boundCache(bind, cache), bind(source), bind(slots), rows, 2, 2 + kvHeads * headSize);
       });
-      return [...bitsOf(keys), ...bitsOf(values)];
+      return tensorsOf(cache).flatMap(bitsOf);
     };
 
     it("puts every head where the reference puts it, rounded to the same bits", () => {
@@ -244,8 +246,8 @@ describe("native writeKv", () => {
           fc.integer(),
           rowCounts,
           heads,
-          fc.integer({ min: 1, max: 40 }),
-          dtypes,
+          fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constantFrom(64, 80, 128, 256)),
+          fc.constantFrom(...KV_CACHE_DTYPES),
           (seed, rows, kvHeads, size, dtype) => {
             const random = new Random(seed);
             const source = random.floats("f32", [rows, 2 + 2 * kvHeads * size + 1], 100);
@@ -255,6 +257,58 @@ describe("native writeKv", () => {
           },
         ),
       );
+    });
+
+    it("rounds keys and values of any magnitude to the same codes and scales as the reference", () => {
+      const number = fc.oneof(
+        { weight: 6, arbitrary: fc.float({ noNaN: true, noDefaultInfinity: true }) },
+        { weight: 4, arbitrary: fc.integer({ min: -254, max: 254 }).map((half) => half / 2) },
+        { weight: 1, arbitrary: fc.constantFrom(...awkward.filter(Number.isFinite)) },
+      );
+      const vectors = fc.integer({ min: 1, max: 70 }).chain((size) => {
+        const elements = fc.array(number, { minLength: 2 * size, maxLength: 2 * size });
+        return elements.map((own) => ({ size, elements: own }));
+      });
+      fc.assert(
+        fc.property(vectors, fc.constantFrom(1, 2 ** -60, 2 ** -100, 2 ** -126), ({ size, elements }, factor) => {
+          const source = floats(
+            "f32",
+            [1, 2 + 2 * size],
+            [0, 0, ...elements].map((value) => value * factor),
+          );
+          const expected = write(reference, "int8", source, integers([1], [7]), 1, size);
+          assert.deepEqual(write(kernels, "int8", source, integers([1], [7]), 1, size), expected);
+        }),
+        { numRuns: 200 },
+      );
+    });
+
+    it("gives codes that are whole multiples of the largest over 127, ties to even, and none to NaN and infinity", () => {
+      const [size, at] = [6, 7];
+      const codesAndScales = (key: number[], value: number[]) => {
+        const source = floats("f32", [1, 2 + 2 * size], [0, 0, ...key, ...value]);
+        const bits = write(kernels, "int8", source, integers([1], [at]), 1, size);
+        // Slot 7 is offset 1 of block 2; values come after the keys of all 12 slots, scales after all values.
+        const scale = (part: number) => bitsToF32(bits[2 * 12 * size + (2 * 2 + part) * 3 + 1] ?? 0);
+        const keys = Array.from({ length: size }, (_, d) => bits[(2 * size + d) * 3 + 1]);
+        return { keys, values: bits.slice((12 + at) * size, (13 + at) * size), scales: [scale(0), scale(1)] };
+      };
+      assert.deepEqual(codesAndScales([127, 0.5, 1.5, -2.5, 2.51, -0], [-254, 3, 5, 254, 0, 1]), {
+        keys: [127, 0, 2, -2, 3, 0],
+        values: [-127, 2, 2, 127, 0, 0],
+        scales: [1, 2],
+      });
+      for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+        const { keys, values, scales } = codesAndScales([1, 2, bad, 4, 5, 6], [127, 1, 2, 3, 4, 5]);
+        assert.deepEqual([keys, values], [repeat(size, 0), [127, 1, 2, 3, 4, 5]]);
+        assert.ok(Number.isNaN(scales[0]) && scales[1] === 1, String(bad));
+      }
+      const tiny = 2 ** -101;
+      assert.deepEqual(codesAndScales(repeat(size, tiny), repeat(size, -(2 ** -149))), {
+        keys: repeat(size, 0),
+        values: repeat(size, 0),
+        scales: [0, 0],
+      });
     });
 
     it("rounds to nearest even up to the ends of the range", () => {

@@ -51,12 +51,15 @@ export function zeros(dtype: DType, shape: readonly number[], name = "tensor"): 
 export function numbersOf(tensor: Tensor): number[] {
   if (tensor.dtype === "f32") return [...f32Of(tensor)];
   if (tensor.dtype === "i32") return [...i32Of(tensor)];
+  if (tensor.dtype === "i8") return bitsOf(tensor);
   return [...u16Of(tensor)].map(tensor.dtype === "bf16" ? bf16ToF32 : f16ToF32);
 }
 
 /** Bit patterns of a tensor, for comparisons that no rounding may escape. */
 export function bitsOf(tensor: Tensor): number[] {
   if (tensor.dtype === "bf16" || tensor.dtype === "f16") return [...u16Of(tensor)];
+  if (tensor.dtype === "i8")
+    return [...new Int8Array(tensor.arena.buffer, tensor.byteOffset, elementCount(tensor.shape))];
   return [...new Uint32Array(tensor.arena.buffer, tensor.byteOffset, elementCount(tensor.shape))];
 }
 

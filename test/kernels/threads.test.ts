@@ -5,7 +5,9 @@ import { Worker } from "node:worker_threads";
 import type { FloatDType } from "../../src/core/dtype.js";
 import { bytesOf, type Tensor } from "../../src/core/tensor.js";
 import type { Kernels } from "../../src/kernels/kernels.js";
+import { KV_CACHE_DTYPES } from "../../src/kernels/kv-cache-dtype.js";
 import { helperThreads, helperThreadsAre } from "../coordinator/threads.js";
+import { boundCache, copyOf, copyOfCache, randomCache, tensorsOf } from "./cache-tensors.js";
 import { bitsOf, forEachIsa, integers, loadedAddon, Random, scoped, zeros } from "./tensors.js";
 
 const addon = loadedAddon();
@@ -14,12 +16,6 @@ const FLOATS: readonly FloatDType[] = ["f32", "bf16", "f16"];
 
 /** Runs a kernel on new outputs, and returns them. Calls must be worth several threads, or nothing is shared. */
 type Run = (kernels: Kernels) => readonly Tensor[];
-
-function copyOf(tensor: Tensor): Tensor {
-  const copy = zeros(tensor.dtype, tensor.shape);
-  bytesOf(copy).set(bytesOf(tensor));
-  return copy;
-}
 
 function linearRuns(): Record<string, Run> {
   const runs: Record<string, Run> = {};
@@ -167,14 +163,13 @@ function attentionRuns(): Record<string, Run> {
     const blocks = random.permutation(sequences.length * columns);
     const slots = integers([rows], random.permutation(blocks.length * blockSize).slice(0, rows));
     const q = random.floats("f32", [rows, (heads + 2 * kvHeads) * headSize]);
-    for (const dtype of FLOATS) {
-      const shape = [blocks.length, kvHeads, blockSize, headSize];
-      const kept = { keys: random.floats(dtype, shape), values: random.floats(dtype, shape) };
+    for (const dtype of KV_CACHE_DTYPES) {
+      const kept = randomCache(dtype, { blocks: blocks.length, kvHeads, headSize, blockSize }, random);
       runs[`writeKv and attention of ${name}, ${dtype}`] = (kernels) => {
-        const [keys, values] = [copyOf(kept.keys), copyOf(kept.values)];
+        const own = copyOfCache(kept);
         const out = zeros("f32", [rows, heads * headSize]);
         scoped(kernels, (bind) => {
-          const cache = { keys: bind(keys), values: bind(values), kvHeads, headSize, blockSize };
+          const cache = boundCache(bind, own);
           kernels.writeKv(cache, bind(q), bind(slots), rows, heads * headSize, (heads + kvHeads) * headSize);
           const batch = {
             queryStarts: bind(integers([starts.length], starts)),
@@ -185,7 +180,7 @@ function attentionRuns(): Record<string, Run> {
           const of = { heads, kvHeads, kvHeadOf: map, headSize, scale: 0.125, slidingWindow: 0, softCap: 0 };
           kernels.attention(bind(out), bind(q), cache, batch, contexts.length, of);
         });
-        return [out, keys, values];
+        return [out, ...tensorsOf(own)];
       };
     }
   }

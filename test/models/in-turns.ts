@@ -3,6 +3,7 @@ import { createLogger } from "../../src/core/logger.js";
 import { type CapacityOptions, planCapacity } from "../../src/engine/capacity.js";
 import { createEngine, type Engine } from "../../src/engine/engine.js";
 import type { Kernels } from "../../src/kernels/kernels.js";
+import type { KvCacheDType } from "../../src/kernels/kv-cache-dtype.js";
 import { createKernels } from "../../src/kernels/select.js";
 import { createRegistries, type Plugin, registerPlugin } from "../../src/loading/plugins.js";
 import { selectFamily } from "../../src/models/registry.js";
@@ -14,7 +15,7 @@ export interface InTurnsOptions extends CapacityOptions {
   readonly quantization?: QuantizationChoice;
   readonly worldSize: number;
   readonly kernels?: Kernels;
-  readonly kvCacheDtype?: "f32" | "bf16" | "f16";
+  readonly kvCacheDtype?: KvCacheDType;
 }
 
 export async function engineInTurns(path: string, options: InTurnsOptions): Promise<Engine> {
