@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
 #include <limits>
 #include <mutex>
+#include <thread>
 
 #include "arguments.h"
 #include "block_split.h"
@@ -33,6 +35,10 @@ constexpr std::int64_t kPieceBytes = std::int64_t{1} << 20;
 // What reading costs, roughly: a system call, and a byte from the page cache.
 constexpr double kCallNs = 300;
 constexpr double kByteNs = 0.1;
+
+// How often a file system that says it is busy is asked again, and after how long.
+constexpr int kBusyTries = 25;
+constexpr std::chrono::milliseconds kBusyPause{10};
 
 // `runs` runs of `run_bytes`, `stride` bytes apart in the file, dense in memory.
 struct Request {
@@ -70,10 +76,15 @@ class Failure {
 void read_piece(const Request& request, std::int64_t first, std::int64_t count, std::uint8_t* out, Failure& failure) {
   const std::int64_t run = first / request.run_bytes;
   const std::int64_t position = request.position + run * request.stride + (first - run * request.run_bytes);
+  int busy = 0;
   for (std::int64_t done = 0; done < count;) {
     const ssize_t received = pread(request.fd, out + done, static_cast<std::size_t>(count - done),
                                    static_cast<off_t>(position + done));
     if (received < 0 && errno == EINTR) continue;
+    if (received < 0 && errno == EAGAIN && busy++ < kBusyTries) {
+      std::this_thread::sleep_for(kBusyPause);
+      continue;
+    }
     if (received <= 0) return failure.note(first + done, received == 0 ? 0 : errno);
     done += received;
   }

@@ -3,6 +3,7 @@
  * they come from, nor who will own which part of them.
  */
 import type { DType } from "../core/dtype.js";
+import type { OpenFile } from "./open-file.js";
 
 /** A tensor of a checkpoint: described now, read later, and only where a rank asks. */
 export interface CheckpointTensor {
@@ -31,5 +32,7 @@ export interface Checkpoint {
   readonly bytesRead: number;
   /** What it took to verify checksums when it was opened; absent where there are none. */
   readonly verification?: { readonly bytes: number; readonly ms: number };
+  /** The files that it reads, which must stay as they are; absent where there are none. */
+  readonly openFiles?: readonly OpenFile[];
   close(): void;
 }

@@ -1,8 +1,9 @@
 /** A file read at given positions, synchronously: a rank has nothing else to do while its weights arrive. */
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { CheckpointError, invariant } from "../core/errors.js";
+import { CheckpointError, invariant, isErrnoException } from "../core/errors.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import { type BlockLayout, type BlockRuns, codeBytes, type SplitBlocks, splitBlocks } from "./block-layout.js";
+import { checkVersion, type OpenFile, versionOf } from "./open-file.js";
 
 /** What `fs.readSync` does; a test passes one that reads less than it is asked for. */
 export type ReadAt = (
@@ -36,8 +37,13 @@ const MIN_NATIVE_BYTES = 1024 * 1024;
 /** The most bytes that one read asks for; Linux stops at 2 GiB, and Node refuses more. */
 const MAX_READ_BYTES = 1024 * 1024 * 1024;
 
-export class RandomAccessFile {
+/** How often a file system that says it is busy is asked again, and after how long; as native/file_binding.cc does. */
+const BUSY_TRIES = 25;
+const BUSY_MS = 10;
+
+export class RandomAccessFile implements OpenFile {
   readonly path: string;
+  readonly version: string;
   /** Size when it was opened. */
   readonly sizeBytes: number;
   readonly #readAt: ReadAt;
@@ -50,12 +56,14 @@ export class RandomAccessFile {
   private constructor(
     path: string,
     fd: number,
+    version: string,
     sizeBytes: number,
     readAt: ReadAt,
     observer: ReadObserver | undefined,
     native: boolean,
   ) {
     this.path = path;
+    this.version = version;
     this.sizeBytes = sizeBytes;
     this.#readAt = readAt;
     this.#observer = observer;
@@ -75,7 +83,7 @@ export class RandomAccessFile {
       fd = openSync(path, "r");
       const read = observer === undefined ? readAt : observed(readAt, observer);
       const native = readAt === readSync && process.platform !== "win32" && nativeAddon().loaded;
-      return new RandomAccessFile(path, fd, fstatSync(fd).size, read, observer, native);
+      return new RandomAccessFile(path, fd, versionOf(fd), fstatSync(fd).size, read, observer, native);
     } catch (error) {
       if (fd !== null) closeSync(fd);
       if (error instanceof CheckpointError) throw error;
@@ -99,14 +107,23 @@ export class RandomAccessFile {
     let done = 0;
     while (done < destination.length) {
       const wanted = Math.min(destination.length - done, MAX_READ_BYTES);
-      let received: number;
-      try {
-        received = this.#readAt(fd, destination, done, wanted, position + done);
-      } catch (error) {
-        throw readFailed(this.path, error, tensor);
-      }
+      const received = this.#readOnce(fd, destination.subarray(done, done + wanted), position + done, tensor);
       if (received === 0) throw shortRead(this.path, tensor, destination.length, position, done);
       done += received;
+    }
+  }
+
+  /** Some bytes, or none at the end of the file. A signal, or a file system that is busy, only delays it. */
+  #readOnce(fd: number, destination: Uint8Array, position: number, tensor: string | undefined): number {
+    for (let busy = 0; ; ) {
+      try {
+        return this.#readAt(fd, destination, 0, destination.length, position);
+      } catch (error) {
+        const code = isErrnoException(error) ? error.code : undefined;
+        if (code === "EINTR") continue;
+        if (code !== "EAGAIN" || busy++ === BUSY_TRIES) throw readFailed(this.path, error, tensor);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_MS);
+      }
     }
   }
 
@@ -202,6 +219,10 @@ export class RandomAccessFile {
     );
   }
 
+  checkUnchanged(): void {
+    checkVersion(this.#descriptor(), this);
+  }
+
   #descriptor(): number {
     invariant(this.#fd !== null, `${this.path} is read after it was closed`);
     return this.#fd;
@@ -258,8 +279,4 @@ function readFailed(file: string, cause: unknown, tensor?: string): CheckpointEr
   const what = tensor === undefined ? file : `${tensor} in ${file}`;
   const details = { file, reason, ...(tensor === undefined ? {} : { tensor }) };
   return new CheckpointError("READ_FAILED", `cannot read ${what}: ${reason}`, details, { cause });
-}
-
-function isErrnoException(error: unknown): error is NodeJS.ErrnoException {
-  return error instanceof Error && "code" in error;
 }

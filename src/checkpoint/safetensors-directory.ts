@@ -1,9 +1,10 @@
 /** All safetensors files of a model directory as one checkpoint, held to the index where there is one. */
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { CheckpointError } from "../core/errors.js";
+import { CheckpointError, cannotRead } from "../core/errors.js";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.js";
 import { INDEX_FILE, selectWeightFiles, type WeightFiles, type WeightMap } from "./index-file.js";
+import type { OpenFile } from "./open-file.js";
 import type { ReadObserver } from "./random-access-file.js";
 import { SafetensorsFile } from "./safetensors.js";
 
@@ -42,23 +43,21 @@ export class SafetensorsDirectory implements Checkpoint {
     return this.files.reduce((total, file) => total + file.bytesRead, 0);
   }
 
+  get openFiles(): readonly OpenFile[] {
+    return this.files.flatMap(({ openFiles }) => openFiles);
+  }
+
   close(): void {
     for (const file of this.files) file.close();
   }
 }
 
-/** Names in a directory. Throws CheckpointError `FILE_NOT_FOUND`. */
+/** Names in a directory. Throws CheckpointError `FILE_NOT_FOUND` or `READ_FAILED`. */
 export function listNames(directory: string): readonly string[] {
   try {
     return readdirSync(directory);
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new CheckpointError(
-      "FILE_NOT_FOUND",
-      `${directory}: expected a model directory (${reason})`,
-      { file: directory },
-      { cause },
-    );
+    throw cannotRead(directory, cause);
   }
 }
 

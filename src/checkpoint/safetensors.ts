@@ -2,6 +2,7 @@
 import { dtypeBytes } from "../core/dtype.js";
 import { CheckpointError } from "../core/errors.js";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.js";
+import type { OpenFile } from "./open-file.js";
 import { RandomAccessFile, type ReadAt, type ReadObserver } from "./random-access-file.js";
 import {
   type HeaderEntry,
@@ -45,6 +46,10 @@ export class SafetensorsFile implements Checkpoint {
 
   get bytesRead(): number {
     return this.#bytesRead;
+  }
+
+  get openFiles(): readonly OpenFile[] {
+    return [this.#file];
   }
 
   close(): void {

@@ -93,6 +93,8 @@ export async function quantizeCheckpoint(request: QuantizeCheckpointRequest): Pr
     const directory = OutputDirectory.create(out, prepared.planned.sizeBytes, { overwrite });
     try {
       const report = await write(request, prepared, directory.path);
+      // The threads have opened it themselves.
+      for (const file of checkpoint.openFiles ?? []) file.checkUnchanged();
       directory.commit();
       return report;
     } catch (error) {

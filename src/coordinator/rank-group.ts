@@ -2,7 +2,8 @@
  * All ranks as one: they become ready together, and when one of them fails, all of them end. Of the errors that follow
  * from one failure the group finds the one that caused the others, and keeps it.
  */
-import { CollectiveError, RankError, type ShardloomError } from "../core/errors.js";
+import { checkSameVersions } from "../checkpoint/open-file.js";
+import { CollectiveError, RankError, ShardloomError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { RankInit } from "../rank/rank-service.js";
@@ -63,6 +64,7 @@ export class RankGroup {
       this.fail(error instanceof RankError ? error : startFailure(error));
     }
     await this.#conditions.until(() => this.#failure !== null || this.#reports.length === inits.length);
+    this.#checkFiles();
     if (this.#failure !== null) {
       await this.#endLogged();
       throw this.#failure;
@@ -72,6 +74,17 @@ export class RankGroup {
       thread.holdProcess(false);
     }
     return this.#reports.toSorted((a, b) => a.rank - b.rank);
+  }
+
+  /** Ranks that opened different versions of a file have shards of different models. */
+  #checkFiles(): void {
+    if (this.#failure !== null) return;
+    try {
+      const reports = this.#reports.toSorted((a, b) => a.rank - b.rank);
+      checkSameVersions(reports.map(({ rank, files }) => ({ name: `rank ${rank}`, files })));
+    } catch (error) {
+      this.fail(error instanceof ShardloomError ? error : startFailure(error));
+    }
   }
 
   /** Ends all ranks because of an error that the group could not know of. The first one stands. */

@@ -3,6 +3,7 @@
  * manifest says which part of which weight each file has. The directory gets its name when all is done.
  */
 import { join } from "node:path";
+import { checkSameVersions, type FileVersion } from "../checkpoint/open-file.js";
 import { checkOutputApart, OutputDirectory } from "../checkpoint/output-directory.js";
 import { invariant } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
@@ -21,7 +22,7 @@ import {
 import { STATE_METHOD } from "../loading/sharded-state/quantization.js";
 import { planGroup } from "../rank/group-plan.js";
 import { type RankOptions, withoutText } from "../rank/rank-options.js";
-import type { ShardTaskSetup } from "../rank/shard-task.js";
+import type { ShardTaskResult, ShardTaskSetup } from "../rank/shard-task.js";
 import type { WrittenShard } from "../rank/shard-writer.js";
 import { runTasks, throwIfCancelled } from "./task-pool.js";
 
@@ -90,19 +91,22 @@ async function write(request: ShardCheckpointRequest, directory: string, totalBy
   const shards = new Map<number, WrittenShard>();
   const setup: ShardTaskSetup = { options: withoutText(ranks), plugins, directory, maxFileBytes };
   let bytesDone = 0;
-  await runTasks<number, WrittenShard>(
+  const readers: { readonly name: string; readonly files: readonly FileVersion[] }[] = [];
+  await runTasks<number, ShardTaskResult>(
     Array.from({ length: worldSize }, (_, rank) => rank),
     {
       worker: { filename: WORKER, name: "runShardTask", setup, activity: ACTIVITY },
       threads,
       signal,
-      done: (rank, shard) => {
+      done: (rank, { written: shard, sources }) => {
         shards.set(rank, shard);
+        readers.push({ name: `rank ${rank}`, files: sources });
         bytesDone += shard.files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
         onProgress?.({ ranksDone: shards.size, worldSize, bytesDone, totalBytes });
       },
     },
   );
+  checkSameVersions(readers);
   const inOrder = [...shards].toSorted(([a], [b]) => a - b).map(([, shard]) => shard);
   const manifest = manifestOf(inOrder, ranks);
   writeTextFile(join(directory, MANIFEST_FILE), formatManifest(manifest));

@@ -137,6 +137,19 @@ export function withRank(error: unknown, rank: number): unknown {
   return named;
 }
 
+/** Whether an error is one of the system's, with its code: ENOENT, EIO, .. */
+export function isErrnoException(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && "code" in error;
+}
+
+/** The error of a file or directory that the system does not let us read: `FILE_NOT_FOUND`, or `READ_FAILED` for other reasons. */
+export function cannotRead(file: string, cause: unknown): CheckpointError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  const isMissing = !isErrnoException(cause) || cause.code === "ENOENT" || cause.code === "ENOTDIR";
+  const code = isMissing ? "FILE_NOT_FOUND" : "READ_FAILED";
+  return new CheckpointError(code, `cannot read ${file}: ${reason}`, { file, reason }, { cause });
+}
+
 /** True if a value received from another thread is a packed error. */
 export function isTransferableError(value: unknown): value is TransferableError {
   return typeof value === "object" && value !== null && "shardloomError" in value && value.shardloomError === true;

@@ -1,6 +1,6 @@
 /** JSON from files we do not trust: parsed as unknown values, and read through checked getters. */
 import { readFileSync, statSync } from "node:fs";
-import { CheckpointError, describeValue } from "./errors.js";
+import { CheckpointError, cannotRead, describeValue } from "./errors.js";
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | JsonObject;
 export interface JsonObject {
@@ -32,8 +32,8 @@ export function readJsonObject(file: string): JsonObject {
 }
 
 /**
- * The text of a small UTF-8 file, without its byte order mark. Throws CheckpointError `FILE_NOT_FOUND` when it cannot
- * be read, `FILE_TOO_LARGE` beyond MAX_JSON_BYTES, or `INVALID_UTF8`.
+ * The text of a small UTF-8 file, without its byte order mark. Throws CheckpointError `FILE_NOT_FOUND` when there is
+ * none, `READ_FAILED` when the system does not let us read it, `FILE_TOO_LARGE` beyond MAX_JSON_BYTES, or `INVALID_UTF8`.
  */
 export function readTextFile(file: string): string {
   const bytes = readSmallFile(file);
@@ -64,12 +64,7 @@ function readSmallFile(file: string): Uint8Array {
     return readFileSync(file);
   } catch (error) {
     if (error instanceof CheckpointError) throw error;
-    throw new CheckpointError(
-      "FILE_NOT_FOUND",
-      `cannot read ${file}: ${error instanceof Error ? error.message : String(error)}`,
-      { file },
-      { cause: error },
-    );
+    throw cannotRead(file, error);
   }
 }
 

@@ -1,5 +1,6 @@
 /** One rank's part of a model: built, partitioned and loaded. What runs it is model-runner.ts. */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { FileVersion } from "../checkpoint/open-file.js";
 import type { SharedReads } from "../checkpoint/shared-reads.js";
 import { ArenaAllocator, VirtualAllocator } from "../core/arena.js";
 import type { Logger } from "../core/logger.js";
@@ -31,6 +32,8 @@ export interface RankReport {
   readonly kvCacheBytes: number;
   /** What this rank's share of verifying checksums took; 0 where the checkpoint has none. Part of loadMs. */
   readonly verifyMs: number;
+  /** What it read, so that ranks can be compared. */
+  readonly files: readonly FileVersion[];
   /** Where the time went; there if it was asked for. */
   readonly profile?: RankLoadRecord;
 }
@@ -140,6 +143,8 @@ export async function loadRankModel(
       ...(logger === undefined ? {} : { logger }),
       ...(recorder === undefined ? {} : { observer: recorder }),
     });
+    const { openFiles = [] } = opened;
+    for (const file of openFiles) file.checkUnchanged();
     const memoryBytes = { parameterBytes: weights.usedBytes, kvCacheBytes: memory.kvCacheBytes };
     const report: RankReport = {
       rank,
@@ -147,6 +152,7 @@ export async function loadRankModel(
       bytesRead: checkpoint.bytesRead,
       ...memoryBytes,
       verifyMs: opened.verification?.ms ?? 0,
+      files: openFiles.map(({ path, version }) => ({ path, version })),
       ...(recorder === undefined ? {} : { profile: recorder.finish(memoryBytes) }),
     };
     return { rank, options, config, context, memory, model, allocator, ignored, report };

@@ -1,4 +1,5 @@
 /** What the thread of a shard task does: it loads one rank's part of a model and writes it. */
+import type { FileVersion } from "../checkpoint/open-file.js";
 import { type TransferableError, toTransferable, withRank } from "../core/errors.js";
 import { createReferenceKernels } from "../kernels/reference.js";
 import { loadPlugins } from "../loading/plugins.js";
@@ -15,9 +16,15 @@ export interface ShardTaskSetup {
   readonly maxFileBytes: number;
 }
 
+export interface ShardTaskResult {
+  readonly written: WrittenShard;
+  /** What it was made of. */
+  readonly sources: readonly FileVersion[];
+}
+
 /** Errors are values: a thread pool's own would lose their class, code and fields. */
 export type ShardTaskOutcome =
-  | { readonly ok: true; readonly result: WrittenShard }
+  | { readonly ok: true; readonly result: ShardTaskResult }
   | { readonly ok: false; readonly error: TransferableError };
 
 /** Writes ranks, one after another. */
@@ -28,7 +35,8 @@ export function createShardTaskRunner(setup: ShardTaskSetup): (rank: number) => 
       const registries = await loadPlugins(plugins);
       // These leave weights in the order that execution formats define; nothing is computed.
       const model = await loadRankModel(options, rank, { registries, kernels: createReferenceKernels() });
-      return { ok: true, result: writeShard(model, directory, maxFileBytes) };
+      const written = writeShard(model, directory, maxFileBytes);
+      return { ok: true, result: { written, sources: model.report.files } };
     } catch (error) {
       return { ok: false, error: toTransferable(withRank(error, rank)) };
     }

@@ -3,6 +3,7 @@
  * number of ranks, no worker and no lock. Deterministic, and bit for bit what worker threads compute.
  */
 
+import { checkSameVersions } from "../checkpoint/open-file.js";
 import { sharedReadsInTurns } from "../checkpoint/shared-reads.js";
 import type { Pass } from "../collectives/collective.js";
 import type { CollectivePayload } from "../collectives/payload.js";
@@ -119,6 +120,7 @@ export class TurnsExecutor implements Executor {
       );
     }
     const byRank = [...runners].toSorted(([a], [b]) => a - b).map(([, runner]) => runner);
+    checkSameVersions(byRank.map(({ report }) => ({ name: `rank ${report.rank}`, files: report.files })));
     return new TurnsExecutor(ranks, kernels, step, byRank, options);
   }
 

@@ -71,6 +71,13 @@ describe("the coordinator", () => {
     assert.deepEqual(Object.fromEntries(bytes), { 0: 2 ** 33, 1: 2 ** 33 + 1 });
   });
 
+  it("starts no ranks that have opened different versions of a file", async () => {
+    const error = await failureOf({ worldSize: 3, faults: [{ rank: 2, at: "load", what: "another-file" }] });
+    assert.ok(error instanceof CheckpointError, String(error));
+    assert.deepEqual([error.code, error.details.file], ["FILE_CHANGED", "model.safetensors"]);
+    assert.match(error.message, /rank 2 opened another one than rank 0/);
+  });
+
   for (const at of stages) {
     const when = at === "load" ? "while loading" : `in step ${at}`;
 

@@ -28,6 +28,8 @@ function fail(what: Fault["what"], rank: number): Promise<never> {
     }
     case "throw-plain":
       throw new TypeError("weights is not iterable");
+    case "another-file":
+      throw new InternalError("files are opened while a rank loads");
     case "exit":
       return threadEffects.exit(7);
     case "uncaught":
@@ -54,12 +56,13 @@ const fakeProgram: RankProgram = {
     onProgress(2 ** 33 + rank);
     console.log(`fake rank ${rank} prints to stdout`);
     const onLoad = mine.find((fault) => fault.at === "load");
+    if (onLoad?.what === "another-file") return loadedRank(init, mine, "2");
     if (onLoad !== undefined) await fail(onLoad.what, rank);
-    return loadedRank(init, mine);
+    return loadedRank(init, mine, "1");
   },
 };
 
-function loadedRank(init: RankInit, faults: readonly Fault[]): LoadedRank {
+function loadedRank(init: RankInit, faults: readonly Fault[], version: string): LoadedRank {
   const { rank, region, collectiveTimeoutMs: timeoutMs } = init;
   const collective = region === null ? singleRank : createSharedMemoryCollective(region, rank, { timeoutMs });
   const [first, ...others] = init.steps;
@@ -67,7 +70,15 @@ function loadedRank(init: RankInit, faults: readonly Fault[]): LoadedRank {
   const { resultIds: signals } = arrays[0].views;
   let steps = 0;
   return {
-    report: { rank, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4, verifyMs: 0 },
+    report: {
+      rank,
+      loadMs: 1,
+      bytesRead: 2,
+      parameterBytes: 3,
+      kvCacheBytes: 4,
+      verifyMs: 0,
+      files: [{ path: "model.safetensors", version }],
+    },
     runStep: (n) => {
       const { tokenIds, resultIds } = stepOf(arrays, n).views;
       steps++;

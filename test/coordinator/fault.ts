@@ -13,6 +13,7 @@ export interface Fault {
     | "uncaught" // an exception that nobody catches
     | "exhaust" // more memory than the thread may have
     | "hang" // an endless loop
+    | "another-file" // it loads what took the place of a file that the others opened
     | "stuck"; // native code that returns much later
 }
 

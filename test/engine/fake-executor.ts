@@ -60,7 +60,7 @@ export class FakeExecutor implements Executor {
   readonly blocks: number;
   readonly maxModelLength: number;
   readonly reports: readonly RankReport[] = [
-    { rank: 0, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4, verifyMs: 0 },
+    { rank: 0, loadMs: 1, bytesRead: 2, parameterBytes: 3, kvCacheBytes: 4, verifyMs: 0, files: [] },
   ];
   /** Every step that was run. */
   readonly history: StepRecord[] = [];

@@ -29,6 +29,7 @@ export function createCheckpoint(file: RandomAccessFile, named: readonly NamedTe
     get bytesRead() {
       return reader.bytesRead;
     },
+    openFiles: [file],
     close: () => reader.close(),
   };
 }

@@ -7,6 +7,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import type { Checkpoint, CheckpointTensor } from "../../checkpoint/checkpoint.js";
+import { checkSameVersions, type FileVersion, type OpenFile } from "../../checkpoint/open-file.js";
 import { RandomAccessFile } from "../../checkpoint/random-access-file.js";
 import { SafetensorsFile } from "../../checkpoint/safetensors.js";
 import type { DType } from "../../core/dtype.js";
@@ -94,12 +95,18 @@ export class ShardedState implements Checkpoint {
     const manifest = readManifest(directory);
     checkPresent(directory, manifest.files);
     const started = performance.now();
-    const bytes = reader.verifyChecksums ? verify(directory, manifest.files, reader) : 0;
+    const { bytes, files: verified } = reader.verifyChecksums
+      ? verify(directory, manifest.files, reader)
+      : { bytes: 0, files: [] };
     const verification = { bytes, ms: performance.now() - started };
     const files: SafetensorsFile[] = [];
     try {
       for (const { name } of manifest.files)
         files.push(SafetensorsFile.open(join(directory, name), undefined, reader.observer));
+      checkSameVersions([
+        { name: "who verified it", files: verified },
+        { name: "who reads it", files: files.flatMap(({ openFiles }) => openFiles) },
+      ]);
       return new ShardedState(directory, manifest, files, reader.rank, verification);
     } catch (error) {
       for (const file of files) file.close();
@@ -120,6 +127,10 @@ export class ShardedState implements Checkpoint {
 
   get bytesRead(): number {
     return this.#files.reduce((sum, file) => sum + file.bytesRead, 0);
+  }
+
+  get openFiles(): readonly OpenFile[] {
+    return this.#files.flatMap(({ openFiles }) => openFiles);
   }
 
   close(): void {
@@ -311,17 +322,23 @@ function checkPresent(directory: string, files: readonly StateFile[]): void {
 }
 
 /**
- * Verifies every nth checksum, n being the number of readers, and the size of every file. Returns the bytes read. Throws
- * CheckpointError `CHECKSUM_MISMATCH` naming the file.
+ * Verifies every nth checksum, n being the number of readers, and the size of every file. Returns the bytes read, and of
+ * which files. Throws CheckpointError `CHECKSUM_MISMATCH` naming the file.
  */
-function verify(directory: string, files: readonly StateFile[], { rank, worldSize }: CheckpointReader): number {
+function verify(
+  directory: string,
+  files: readonly StateFile[],
+  { rank, worldSize }: CheckpointReader,
+): { readonly bytes: number; readonly files: readonly FileVersion[] } {
   const buffer = new Uint8Array(VERIFIED_BYTES);
+  const verified: FileVersion[] = [];
   let bytes = 0;
   let next = 0;
   for (const { name, sizeBytes, checksums } of files) {
     const file = RandomAccessFile.open(join(directory, name));
     try {
       if (file.sizeBytes !== sizeBytes) throw mismatch(file.path, `${sizeBytes} bytes`, `${file.sizeBytes}`);
+      verified.push({ path: file.path, version: file.version });
       for (const [i, expected] of checksums.entries()) {
         if (next++ % worldSize !== rank) continue;
         const start = i * CHECKSUM_BYTES;
@@ -336,7 +353,7 @@ function verify(directory: string, files: readonly StateFile[], { rank, worldSiz
       file.close();
     }
   }
-  return bytes;
+  return { bytes, files: verified };
 }
 
 function checksumOf(file: RandomAccessFile, start: number, end: number, buffer: Uint8Array): number {
