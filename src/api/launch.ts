@@ -1,15 +1,15 @@
 /** launch(): finds the model, loads plugins, sizes the engine and starts the ranks. */
-
 import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { weightBytes } from "../checkpoint/weight-bytes.js";
 import { type CollectivePayload, checkCollectivePayload } from "../collectives/payload.js";
 import { type RankProgress, startCoordinator } from "../coordinator/coordinator.js";
 import { groupLoadProfile, profileOrigin } from "../coordinator/group-load-profile.js";
+import { endThreads, RANK_ENTRY, type StartedThread, startThreads } from "../coordinator/started-thread.js";
 import type { CoordinatorTimeouts } from "../coordinator/timeouts.js";
 import type { FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
-import { createLogger } from "../core/logger.js";
+import { createLogger, type Logger } from "../core/logger.js";
 import { readMemory } from "../core/machine-memory.js";
 import { readTopology } from "../core/machine-topology.js";
 import { checkWorldSize } from "../core/rank.js";
@@ -19,7 +19,9 @@ import type { Activations } from "../kernels/activation-levels.js";
 import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { createKernels } from "../kernels/select.js";
 import { kernelSelection } from "../kernels/selection.js";
-import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
+import type { ModelLoader } from "../loading/model-loader.js";
+import { loadPlugins, type Registries, resolvePlugins } from "../loading/plugins.js";
+import type { ModelConfig } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
 import { checkThreadsPerRank } from "../parallel/placement.js";
 import { chooseWorldSize } from "../parallel/world-size.js";
@@ -112,58 +114,124 @@ export interface LaunchOptions extends CapacityOptions {
  */
 export async function launch(options: LaunchOptions): Promise<Engine> {
   const wanted = checkRanks(options.tensorParallelSize ?? 1);
-  const threadsPerRank = checkThreadsPerRank(options.threadsPerRank ?? "auto");
-  const pinning = checkPinning(options.pinning);
-  const logger = createLogger(options.logLevel);
-  const kvCacheDtype = checkKvCacheDtype(options.kvCacheDtype ?? "f32");
-  const activations = checkActivations(options.activations ?? "auto");
-  const collectivePayload = checkCollectivePayload(options.collectivePayload ?? "f32");
-  const plugins = resolvePlugins(options.plugins ?? []);
+  const checked: CheckedOptions = {
+    threadsPerRank: checkThreadsPerRank(options.threadsPerRank ?? "auto"),
+    pinning: checkPinning(options.pinning),
+    kvCacheDtype: checkKvCacheDtype(options.kvCacheDtype ?? "f32"),
+    activations: checkActivations(options.activations ?? "auto"),
+    collectivePayload: checkCollectivePayload(options.collectivePayload ?? "f32"),
+    dtype: options.dtype === undefined || options.dtype === "auto" ? null : checkDtype("dtype", options.dtype),
+    logger: createLogger(options.logLevel),
+    plugins: resolvePlugins(options.plugins ?? []),
+  };
+  const { logger, plugins, activations } = checked;
   const registries = await loadPlugins(plugins);
-  const { signal, revision, onProgress, onDownload } = options;
+  const { signal, revision, onDownload } = options;
   const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
   const originMs = profileOrigin();
-  const profiled = options.loadProfile === true;
   const loader = registries.modelLoaders.select(path, options.loadFormat);
+  // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
+  createKernels(activations, (message) => logger.warn(message));
+  logger.debug(kernelSelection(), "selected the kernels");
+  const { onProgress } = options;
+  const report = onProgress === undefined ? undefined : reporter(onProgress, weightBytes(path));
+  // A thread loads its code while the model is described, if it is known how many there will be.
+  const early = wanted === "auto" ? null : await startThreads(checkWorldSize(wanted), RANK_ENTRY, plugins);
+  let launchable: Launchable;
+  try {
+    launchable = await prepare(options, checked, { path, loader, registries, wanted });
+  } catch (error) {
+    await endThreads(early ?? []);
+    throw error;
+  }
+  return start(options, checked, launchable, { started: early ?? [], originMs, report });
+}
+
+/** Options that were checked, with their defaults. */
+interface CheckedOptions {
+  readonly threadsPerRank: number | "auto";
+  readonly pinning: boolean | undefined;
+  readonly kvCacheDtype: KvCacheDType;
+  readonly activations: Activations;
+  readonly collectivePayload: CollectivePayload;
+  /** null: config.json's. */
+  readonly dtype: FloatDType | null;
+  readonly logger: Logger;
+  readonly plugins: readonly string[];
+}
+
+/** A model on disk, and who reads it. */
+interface FoundModel {
+  readonly path: string;
+  readonly loader: ModelLoader;
+  readonly registries: Registries;
+  readonly wanted: number | "auto";
+}
+
+/** What ranks are told, and what the model says of itself. */
+interface Launchable {
+  readonly ranks: RankOptions;
+  readonly config: ModelConfig;
+}
+
+/** Everything that there is to know before ranks load. */
+async function prepare(
+  options: LaunchOptions,
+  { kvCacheDtype, activations, collectivePayload, dtype, logger }: CheckedOptions,
+  { path, loader, registries, wanted }: FoundModel,
+): Promise<Launchable> {
   const description = await loader.describe(path);
   const config = selectFamily(description.config).parseConfig(description.config);
   const chosen = wanted === "auto" ? chooseWorldSize(readTopology(), readMemory(), config.kvHeads) : null;
   if (chosen !== null) logger.info(chosen, "chose the number of ranks");
   const worldSize = chosen?.worldSize ?? checkWorldSize(wanted);
-  const quantization = registries.quantization.select(description.config, choiceOf(options));
-  const capacity = planCapacity(config, options, worldSize, kvCacheDtype);
-  const dtype =
-    options.dtype === undefined || options.dtype === "auto" ? config.dtype : checkDtype("dtype", options.dtype);
-  // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.
-  createKernels(activations, (message) => logger.warn(message));
-  logger.debug(kernelSelection(), "selected the kernels");
-  const loadFormat = loader.format;
   const ranks: RankOptions = {
     path,
-    loadFormat,
+    loadFormat: loader.format,
     description,
     worldSize,
-    quantization,
-    dtype,
+    quantization: registries.quantization.select(description.config, choiceOf(options)),
+    dtype: dtype ?? config.dtype,
     kvCacheDtype,
     activations,
     collectivePayload,
-    ...capacity,
+    ...planCapacity(config, options, worldSize, kvCacheDtype),
     ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
   };
+  return { ranks, config };
+}
+
+interface StartContext {
+  /** Threads that were started already; none if the coordinator is to start them. */
+  readonly started: readonly StartedThread[];
+  readonly originMs: number;
+  readonly report: ((progress: RankProgress) => void) | undefined;
+}
+
+/** Starts the ranks, which take over what was started, and prepares the model's text while they load. */
+async function start(
+  options: LaunchOptions,
+  { plugins, logger, threadsPerRank, pinning }: CheckedOptions,
+  { ranks, config }: Launchable,
+  { started, originMs, report }: StartContext,
+): Promise<Engine> {
+  const { signal } = options;
+  const { description } = ranks;
+  const profiled = options.loadProfile === true;
   const unprepared = new AbortController();
   const starting = startCoordinator({
     ranks,
     config,
     plugins,
     logger,
+    started,
     threadsPerRank,
     pinning,
     ...(options.timeouts === undefined ? {} : { timeouts: options.timeouts }),
     ...(options.verifyCollectives === undefined ? {} : { verifyCollectives: options.verifyCollectives }),
     stepsInFlight: MAX_STEPS_IN_FLIGHT,
     ...(options.profileSteps === undefined ? {} : { profileSteps: options.profileSteps }),
-    ...(onProgress === undefined ? {} : { onProgress: reporter(onProgress, weightBytes(path)) }),
+    ...(report === undefined ? {} : { onProgress: report }),
     ...(profiled ? { loadProfileOriginMs: originMs } : {}),
     signal: signal === undefined ? unprepared.signal : AbortSignal.any([signal, unprepared.signal]),
   });

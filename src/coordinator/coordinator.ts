@@ -20,8 +20,8 @@ import { CoordinatorChannel, STEP_RUN, STEP_STOP } from "../rank/step-channel.js
 import { startTimeout, stepTimeout } from "./rank-errors.js";
 import { RankGroup, ranksClosed } from "./rank-group.js";
 import { type GroupPlaces, placeGroup, type ThreadOptions } from "./rank-places.js";
-import type { ThreadEntry } from "./rank-thread.js";
 import { type RankProgress, StartWatch } from "./start-watch.js";
+import { endThreads, RANK_ENTRY, type StartedThread, type ThreadEntry } from "./started-thread.js";
 import { type CoordinatorTimeouts, timeoutsWithDefaults } from "./timeouts.js";
 
 export type { CoordinatorTimeouts, RankProgress, ThreadEntry };
@@ -59,6 +59,8 @@ export interface CoordinatorOptions extends ThreadOptions {
   readonly stepsInFlight?: number;
   /** What runs in the threads, if not workers/rank.js: tests have ranks of their own. */
   readonly thread?: ThreadEntry;
+  /** One thread a rank that was started before; the coordinator ends them, whatever happens. By default it starts them. */
+  readonly started?: readonly StartedThread[];
 }
 
 /** A step that was posted, and those who wait for it. */
@@ -84,24 +86,20 @@ interface SharedMemory {
  * - RequestError `CANCELLED` after `signal`.
  */
 export async function startCoordinator(options: CoordinatorOptions): Promise<Coordinator> {
-  const { ranks, signal, logger = createLogger(), onProgress } = options;
-  const worldSize = checkWorldSize(ranks.worldSize);
-  const timeouts = timeoutsWithDefaults(options.timeouts);
-  if (signal?.aborted) throw cancelled(signal);
-  const shared: SharedMemory = {
-    steps: createSteps(ranks.limits, options.stepsInFlight ?? 1),
-    channel: new CoordinatorChannel(worldSize),
-    region: worldSize === 1 ? null : createRegion({ worldSize, payload: ranks.collectivePayload ?? "f32" }),
-    profile: options.profileSteps === true ? createStepProfile(worldSize) : null,
-  };
-  const places = placeGroup(worldSize, options);
-  const { threadsPerRank, pinning, reason } = places.placement;
-  logger.info({ ranks: worldSize, threadsPerRank, pinning, reason }, "placed the threads of the ranks");
+  const { logger = createLogger(), signal, onProgress, started = [] } = options;
+  let prepared: PreparedGroup;
+  try {
+    prepared = prepareGroup(options, logger);
+  } catch (error) {
+    await endThreads(started);
+    throw error;
+  }
+  const { worldSize, timeouts, shared, places } = prepared;
   const interrupt = (): void => interruptRanks(shared);
   // A thread that waits in native code for another one that is gone already would hold up the exit of the process.
   process.on("exit", interrupt);
   const group = new RankGroup({
-    thread: options.thread ?? { url: new URL("../../workers/rank.js", import.meta.url) },
+    thread: options.thread ?? RANK_ENTRY,
     closeTimeoutMs: timeouts.closeTimeoutMs,
     logger,
     interrupt,
@@ -122,12 +120,37 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   const cancel = (): void => group.fail(cancelled(signal));
   signal?.addEventListener("abort", cancel, { once: true });
   try {
-    const reports = await group.start(rankInits(options, shared, timeouts, places, logger));
+    const reports = await group.start(rankInits(options, shared, timeouts, places, logger), started);
     return new Coordinator(options, shared, group, timeouts, reports);
   } finally {
     signal?.removeEventListener("abort", cancel);
     watch.stop();
   }
+}
+
+interface PreparedGroup {
+  readonly worldSize: number;
+  readonly timeouts: CoordinatorTimeouts;
+  readonly shared: SharedMemory;
+  readonly places: GroupPlaces;
+}
+
+/** Everything that a group needs besides its threads. */
+function prepareGroup(options: CoordinatorOptions, logger: Logger): PreparedGroup {
+  const { ranks, signal } = options;
+  const worldSize = checkWorldSize(ranks.worldSize);
+  const timeouts = timeoutsWithDefaults(options.timeouts);
+  if (signal?.aborted) throw cancelled(signal);
+  const shared: SharedMemory = {
+    steps: createSteps(ranks.limits, options.stepsInFlight ?? 1),
+    channel: new CoordinatorChannel(worldSize),
+    region: worldSize === 1 ? null : createRegion({ worldSize, payload: ranks.collectivePayload ?? "f32" }),
+    profile: options.profileSteps === true ? createStepProfile(worldSize) : null,
+  };
+  const places = placeGroup(worldSize, options);
+  const { threadsPerRank, pinning, reason } = places.placement;
+  logger.info({ ranks: worldSize, threadsPerRank, pinning, reason }, "placed the threads of the ranks");
+  return { worldSize, timeouts, shared, places };
 }
 
 export class Coordinator {

@@ -8,7 +8,8 @@ import type { Logger } from "../core/logger.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { RankInit } from "../rank/rank-service.js";
 import { Conditions } from "./conditions.js";
-import { RankThread, type RankThreadObserver, type ThreadEntry } from "./rank-thread.js";
+import { RankThread, type RankThreadObserver } from "./rank-thread.js";
+import { StartedThread, type ThreadEntry } from "./started-thread.js";
 
 /** How long the group waits for a better explanation after an error that only says that another rank was missing. */
 const EXPLANATION_MS = 1000;
@@ -50,12 +51,15 @@ export class RankGroup {
   }
 
   /**
-   * Starts one thread a rank and has them load. Resolves when all of them serve steps; from then on they do not keep
+   * Starts one thread a rank, those that have not been `started` before, and has them load. Resolves when all of them serve steps; from then on they do not keep
    * the process alive. Rejects with the error of the rank that failed first, when nothing of any thread is left.
    */
-  async start(inits: readonly RankInit[]): Promise<readonly RankReport[]> {
+  async start(inits: readonly RankInit[], started: readonly StartedThread[] = []): Promise<readonly RankReport[]> {
     try {
-      for (const init of inits) this.#threads.push(new RankThread(init.rank, this.#options.thread, this.#observer()));
+      for (const thread of started) this.#threads.push(new RankThread(thread, this.#observer()));
+      for (const { rank, plugins } of inits.slice(started.length)) {
+        this.#threads.push(new RankThread(new StartedThread(rank, this.#options.thread, plugins), this.#observer()));
+      }
       for (const [i, thread] of this.#threads.entries()) {
         const init = inits[i];
         if (init !== undefined) thread.load(init);

@@ -1,22 +1,14 @@
 /**
- * One rank's worker thread, from its start to its end. Everything that can happen to it comes out as one of four calls
- * of its observer, in this order: ready, then stopped or failed (once, or neither), and in any case exited, last.
+ * One rank's worker thread, from when it is told what to load to its end. Everything that can happen to it comes out as one of
+ * four calls of its observer, in this order: ready, then stopped or failed (once, or neither), and in any case exited, last.
  */
-import { MessageChannel, type MessagePort, type ResourceLimits, Worker } from "node:worker_threads";
+import type { MessagePort, Worker } from "node:worker_threads";
 import { type Remote, wrap } from "comlink";
-import { fromTransferable, invariant, RankError, type ShardloomError, toTransferable } from "../core/errors.js";
+import { fromTransferable, invariant, type ShardloomError, toTransferable } from "../core/errors.js";
 import type { RankReport } from "../rank/model-runner.js";
-import type { Outcome, RankInit, RankService, RankWorkerData } from "../rank/rank-service.js";
+import type { Outcome, RankInit, RankService } from "../rank/rank-service.js";
 import { rankExited } from "./rank-errors.js";
-
-/** What runs in the thread of a rank. */
-export interface ThreadEntry {
-  /** The file it begins with; it exposes a RankService. */
-  readonly url: URL;
-  /** What that file gets besides the control port. Plain data. */
-  readonly data?: unknown;
-  readonly resourceLimits?: ResourceLimits;
-}
+import type { StartedThread } from "./started-thread.js";
 
 export interface RankThreadObserver {
   /** The rank is loaded and can serve. */
@@ -40,35 +32,27 @@ type State = "starting" | "ready" | "serving" | "stopped" | "failed" | "gone";
 export class RankThread {
   readonly rank: number;
   readonly #observer: RankThreadObserver;
+  readonly #started: StartedThread;
   readonly #worker: Worker;
-  /** A port of its own: what a plugin does with the thread's parentPort cannot get in the way. */
   readonly #control: MessagePort;
   readonly #service: Remote<RankService>;
   #state: State = "starting";
   /** Whether the end of the thread is our doing. */
   #terminating = false;
-  /** What the thread died of, where it died of an uncaught exception; its exit follows. */
-  #uncaught: unknown;
-  /** The thread and its port end apart, and both can hold the process. */
-  #threadEnded = false;
-  #controlClosed = false;
 
-  /** Starts the thread. Throws RankError `RANK_START_FAILED` when the system refuses it. */
-  constructor(rank: number, entry: ThreadEntry, observer: RankThreadObserver) {
-    this.rank = rank;
+  /** Takes a started thread over. What has happened to it already comes out later. */
+  constructor(started: StartedThread, observer: RankThreadObserver) {
+    this.rank = started.rank;
+    this.#started = started;
     this.#observer = observer;
-    const { port1, port2 } = new MessageChannel();
-    this.#control = port1;
-    this.#worker = startWorker(rank, entry, port2);
-    this.#worker.on("error", (error) => {
-      this.#uncaught = error;
-    });
-    this.#worker.on("exit", (exitCode) => this.#exited(exitCode));
-    this.#control.on("close", () => {
-      this.#controlClosed = true;
-      this.#checkGone();
-    });
+    this.#worker = started.worker;
+    this.#control = started.control;
     this.#service = wrap<RankService>(this.#control);
+    started.onExit((exitCode) => this.#exited(exitCode));
+    started.onGone(() => {
+      this.#state = "gone";
+      this.#observer.exited(this.rank);
+    });
   }
 
   get state(): State {
@@ -131,32 +115,7 @@ export class RankThread {
   }
 
   #exited(exitCode: number): void {
-    this.#threadEnded = true;
-    this.#control.close();
     const unexpected = !this.#terminating && this.#state !== "failed";
-    if (unexpected) this.#fail(rankExited(this.rank, exitCode, this.#uncaught));
-    this.#checkGone();
-  }
-
-  #checkGone(): void {
-    if (!this.#threadEnded || !this.#controlClosed) return;
-    this.#state = "gone";
-    this.#observer.exited(this.rank);
-  }
-}
-
-function startWorker(rank: number, { url, data, resourceLimits }: ThreadEntry, control: MessagePort): Worker {
-  const workerData: RankWorkerData = { control, data };
-  try {
-    return new Worker(url, {
-      name: `shardloom rank ${rank}`,
-      workerData,
-      transferList: [control],
-      ...(resourceLimits === undefined ? {} : { resourceLimits }),
-    });
-  } catch (error) {
-    control.close();
-    const message = error instanceof Error ? error.message : String(error);
-    throw new RankError("RANK_START_FAILED", `cannot start rank ${rank}: ${message}`, { rank }, { cause: error });
+    if (unexpected) this.#fail(rankExited(this.rank, exitCode, this.#started.uncaught));
   }
 }

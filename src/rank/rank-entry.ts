@@ -9,6 +9,8 @@ export function exposeRank(program: RankProgram): void {
   // Stdout of the process is for results, and a rank has none: what a plugin prints goes where logs go. (The
   // coordinator could redirect it from outside, but a stream it reads would keep its process alive.)
   process.stdout.write = process.stderr.write.bind(process.stderr);
-  const { control }: RankWorkerData = workerData;
+  const { control, plugins }: RankWorkerData = workerData;
   expose(createRankService(program), control);
+  // While the rank waits to be told what to load. What fails here fails again when it loads them, and is reported then.
+  for (const url of plugins) import(url).catch(() => {});
 }

@@ -18,6 +18,8 @@ import type { StepChannelHandle } from "./step-channel.js";
 export interface RankWorkerData {
   /** Where the thread exposes its RankService. */
   readonly control: MessagePort;
+  /** File URLs of the plugins that the rank will load. */
+  readonly plugins: readonly string[];
   /** What a thread of tests is told. */
   readonly data?: unknown;
 }
