@@ -51,8 +51,9 @@ export class RankGroup {
   }
 
   /**
-   * Starts one thread a rank, those that have not been `started` before, and has them load. Resolves when all of them serve steps; from then on they do not keep
-   * the process alive. Rejects with the error of the rank that failed first, when nothing of any thread is left.
+   * Starts one thread a rank, where it was not `started` before, and has them load. Resolves when all of them serve steps;
+   * from then on they do not keep the process alive. Rejects with the error of the rank that failed first, when nothing of
+   * any thread is left.
    */
   async start(inits: readonly RankInit[], started: readonly StartedThread[] = []): Promise<readonly RankReport[]> {
     try {
