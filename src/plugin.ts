@@ -59,3 +59,10 @@ export type {
   ShardIndexQuery,
   WeightCreation,
 } from "./quantization/contract.js";
+export {
+  Codebooks,
+  ExecutionLinearMethod,
+  type ExecutionSegment,
+  type ExecutionStorage,
+  executionSegments,
+} from "./quantization/execution-linear-method.js";

@@ -5,6 +5,9 @@
 import {
   type Checkpoint,
   type CheckpointTensor,
+  Codebooks,
+  ExecutionLinearMethod,
+  executionSegments,
   InternalError,
   type LinearLayer,
   type LinearMethod,
@@ -15,9 +18,8 @@ import {
   UnsupportedError,
 } from "shardloom/plugin";
 import { BlockTensor } from "./block-tensor.js";
-import { BlockLinearMethod, Codebooks } from "./linear-method.js";
 import { METHOD } from "./method.js";
-import { planSegments, weightOf } from "./segments.js";
+import { storageOf, weightOf } from "./storage.js";
 
 /**
  * Throws UnsupportedError `UNSUPPORTED_QUANTIZATION` for a checkpoint that is no .gguf file in block formats, OptionError
@@ -44,15 +46,15 @@ class GgufQuantizationConfig implements QuantizationConfig {
   }
 
   linearMethod(layer: LinearLayer): LinearMethod | null {
-    if (this.#source === null)
-      throw new InternalError(`${layer.prefix} was made after the checkpoint had been asked for`);
-    const segments = planSegments(layer, this.#source);
-    if (segments.every(({ storage }) => storage.kind === "plain")) return null;
-    for (const { storage, parts } of segments) {
-      if (storage.kind !== "blocks") continue;
-      for (const part of parts) this.#taken.set(weightOf(part), storage.blockSize);
-    }
-    return new BlockLinearMethod(segments, this.#codebooks);
+    const source = this.#source;
+    if (source === null) throw new InternalError(`${layer.prefix} was made after the checkpoint had been asked for`);
+    if (!layer.parts.some((part) => source.tensors.get(weightOf(part)) instanceof BlockTensor)) return null;
+    const segments = executionSegments(layer, (part) => {
+      const storage = storageOf(layer, part, source);
+      if (storage.kind === "blocks") this.#taken.set(weightOf(part), storage.blockSize);
+      return storage;
+    });
+    return new ExecutionLinearMethod(segments, this.#codebooks);
   }
 
   /**

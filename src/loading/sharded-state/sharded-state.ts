@@ -16,6 +16,7 @@ import { readJsonObject } from "../../core/json.js";
 import { describeShape } from "../../core/tensor.js";
 import { MIN_BLOCK_SIZE } from "../../kernels/execution-format.js";
 import type { Range } from "../../parallel/partition.js";
+import type { ExecutionStorage } from "../../quantization/execution-linear-method.js";
 import type { CheckpointReader } from "../model-loader.js";
 import {
   CHECKSUM_BYTES,
@@ -29,7 +30,6 @@ import {
   type StateManifest,
   type StateMatrix,
   type StateVector,
-  type ValueDType,
 } from "./manifest.js";
 import { readerOf } from "./manifest-reader.js";
 import { dequantizedPlanes, type PiecePlanes, repeatedScales } from "./planes.js";
@@ -39,24 +39,7 @@ import { type Tile, TiledTensor } from "./tiled-tensor.js";
 const VERIFIED_BYTES = 1024 * 1024;
 
 /** How a rank takes a matrix of codes. */
-export type CodesView =
-  /** Scales that hold for all inputs of a row. */
-  | {
-      readonly kind: "rowScales";
-      readonly multiplier: number;
-      readonly minimums: boolean;
-      readonly valueDType: ValueDType;
-    }
-  | {
-      readonly kind: "blocks";
-      readonly execution: "code4" | "int8";
-      readonly blockSize: number;
-      readonly minimums: boolean;
-      readonly valueDType: ValueDType;
-      /** 16 entries for code4, null for int8. */
-      readonly codebook: readonly number[] | null;
-      readonly multiplier: number;
-    };
+export type CodesView = Exclude<ExecutionStorage, { readonly kind: "dense" }>;
 
 export class ShardedState implements Checkpoint {
   readonly manifest: StateManifest;
