@@ -137,8 +137,11 @@ export function withRank(error: unknown, rank: number): unknown {
   return named;
 }
 
-/** Whether an error is one of the system's, with its code: ENOENT, EIO, .. */
-export function isErrnoException(error: unknown): error is NodeJS.ErrnoException {
+/**
+ * Whether an error is one of the system's, with its code: ENOENT, EIO, .. Not as NodeJS.ErrnoException: plugins are compiled
+ * against this file, and need not have the types of Node.js.
+ */
+export function isErrnoException(error: unknown): error is Error & { readonly code?: string } {
   return error instanceof Error && "code" in error;
 }
 
