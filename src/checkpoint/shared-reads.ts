@@ -31,6 +31,12 @@ export interface SharedReads {
   acquire(items: readonly SharedItem[], takers: number): readonly SharedPiece[];
 }
 
+/** The ranks that load together. */
+export interface ReadGroup {
+  readonly worldSize: number;
+  readonly reads: SharedReads;
+}
+
 /** Hears when a rank waits for what another one makes. */
 export interface WaitObserver {
   enter(phase: "wait"): void;

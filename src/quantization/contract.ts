@@ -5,6 +5,7 @@
  * are stored. Neither knows the other's business, and no layer knows any format.
  */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { ReadGroup } from "../checkpoint/shared-reads.js";
 import type { Pass } from "../collectives/collective.js";
 import type { DType, FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
@@ -172,6 +173,11 @@ export interface QuantizationRequest {
   readonly options: JsonObject;
   /** Headers are read; weights are not. */
   readonly checkpoint: Checkpoint;
+  /**
+   * The ranks that load together, for what each of them needs of other ranks' parts: one of them may make it for all.
+   * Absent where a rank loads alone; what it loads must be the same bits.
+   */
+  readonly group?: ReadGroup;
 }
 
 /** A quantization format as a plugin registers it. */

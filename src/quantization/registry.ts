@@ -1,3 +1,4 @@
+import type { ReadGroup } from "../checkpoint/shared-reads.js";
 import {
   CheckpointError,
   describeValue,
@@ -82,11 +83,16 @@ export class QuantizationRegistry {
   }
 
   /** Makes the config of a selection for one rank. Throws what the plugin throws, or PluginError `PLUGIN_FAILED`. */
-  create(selection: QuantizationSelection, checkpoint: QuantizationRequest["checkpoint"]): QuantizationConfig {
+  create(
+    selection: QuantizationSelection,
+    checkpoint: QuantizationRequest["checkpoint"],
+    group?: ReadGroup,
+  ): QuantizationConfig {
     const { method, origin, settings, options } = selection;
+    const together = group === undefined ? {} : { group };
     const { factory, owner } = this.#entry(method);
     return callHook(owner, `quantization config "${method}"`, () =>
-      factory.create({ origin, settings, options, checkpoint }),
+      factory.create({ origin, settings, options, checkpoint, ...together }),
     );
   }
 

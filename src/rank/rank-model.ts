@@ -1,7 +1,7 @@
 /** One rank's part of a model: built, partitioned and loaded. What runs it is model-runner.ts. */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import type { FileVersion } from "../checkpoint/open-file.js";
-import type { SharedReads } from "../checkpoint/shared-reads.js";
+import type { ReadGroup, SharedReads } from "../checkpoint/shared-reads.js";
 import { ArenaAllocator, VirtualAllocator } from "../core/arena.js";
 import type { Logger } from "../core/logger.js";
 import type { Kernels } from "../kernels/kernels.js";
@@ -121,7 +121,8 @@ export async function loadRankModel(
     const { worldSize, dtype } = options;
     const selected = options.quantization;
     recorder?.enter("other", "layers");
-    const quantization = selected === null ? unquantized : registries.quantization.create(selected, checkpoint);
+    const quantization =
+      selected === null ? unquantized : registries.quantization.create(selected, checkpoint, groupOf(options, shared));
     const context = new LayerContext({
       rank,
       worldSize,
@@ -159,6 +160,10 @@ export async function loadRankModel(
   } finally {
     checkpoint.close();
   }
+}
+
+function groupOf({ worldSize }: RankOptions, reads: SharedReads | undefined): ReadGroup | undefined {
+  return reads === undefined ? undefined : { worldSize, reads };
 }
 
 function allocatorFor(kernels: Kernels): AllocatorFactory {

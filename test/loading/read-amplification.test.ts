@@ -12,6 +12,7 @@ import { madeUpMix, writeMadeUpModel } from "../../bench/models/made-up-model.js
 import type { ModelShape } from "../../bench/models/shapes.js";
 import { sharedReadsInTurns } from "../../src/checkpoint/shared-reads.js";
 import { weightBytes } from "../../src/checkpoint/weight-bytes.js";
+import type { JsonObject } from "../../src/core/json.js";
 import { bytesOf } from "../../src/core/tensor.js";
 import { quantize } from "../../src/index.js";
 import { dummyCheckpoint } from "../../src/loading/dummy-loader.js";
@@ -37,6 +38,9 @@ const SMALL: ModelShape = {
   ropeTheta: 10_000,
   tied: true,
 };
+
+/** One layer of SmolLM2-135M: what a format keeps beside a weight is little beside this one. */
+const LARGE: ModelShape = { ...SMALL, name: "large", hidden: 576, intermediate: 1536, headSize: 64, layers: 1 };
 
 function configOf(shape: ModelShape): Record<string, unknown> {
   return {
@@ -76,6 +80,10 @@ function parametersOf(ranks: readonly RankModel[]): Map<string, Buffer> {
   );
 }
 
+function inFlight(options: JsonObject): LoadRanksOptions {
+  return { plugins: [bitsandbytes], choice: { method: "bitsandbytes", options } };
+}
+
 interface Format {
   readonly name: string;
   readonly path: () => string;
@@ -96,6 +104,10 @@ describe("one read a byte", function () {
     for (const mix of ["BF16", "Q4_1", "Q8_0"]) writeMadeUpModel(at(`${mix}.gguf`), shape, madeUpMix(mix));
     const options = { model: at("bf16"), plugins: ["@shardloom/bitsandbytes"], threads: 1 };
     await quantize({ ...options, format: "int8", out: at("int8") });
+    writeSafetensors(at("large"), LARGE);
+    await quantize({ ...options, model: at("large"), format: "nf4", out: at("nf4") });
+    const doubleQuant = { doubleQuant: true };
+    await quantize({ ...options, model: at("large"), format: "nf4", out: at("nf4-dq"), options: doubleQuant });
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -106,6 +118,16 @@ describe("one read a byte", function () {
     { name: ".gguf in BF16", path: () => at("BF16.gguf"), worldSizes: [2, 6], options: { plugins: [gguf] } },
     { name: ".gguf in Q4_1", path: () => at("Q4_1.gguf"), worldSizes: [1, 2, 5, 9], options: { plugins: [gguf] } },
     { name: ".gguf in Q8_0", path: () => at("Q8_0.gguf"), worldSizes: [4, 9], options: { plugins: [gguf] } },
+    { name: "NF4", path: () => at("nf4"), worldSizes: [6, 9], options: { plugins: [bitsandbytes] } },
+    { name: "NF4, nested", path: () => at("nf4-dq"), worldSizes: [2, 5, 9], options: { plugins: [bitsandbytes] } },
+    { name: "NF4 in flight", path: () => at("large"), worldSizes: [2, 9], options: inFlight({ type: "nf4" }) },
+    {
+      name: "NF4 in flight, nested",
+      path: () => at("large"),
+      worldSizes: [2, 6],
+      options: inFlight({ type: "nf4", doubleQuant: true }),
+    },
+    { name: "INT8 in flight", path: () => at("large"), worldSizes: [2, 9], options: inFlight({ type: "int8" }) },
     { name: "INT8", path: () => at("int8"), worldSizes: [2, 6, 9], options: { plugins: [bitsandbytes] } },
   ];
   for (const { name, path, worldSizes, options = {} } of formats) {

@@ -2,6 +2,7 @@
 import {
   type Checkpoint,
   type CheckpointTensor,
+  elementCount,
   InternalError,
   isFloat,
   type LinearLayer,
@@ -10,6 +11,7 @@ import {
   type QuantizationConfig,
   type QuantizationConfigFactory,
   type QuantizationRequest,
+  type ReadGroup,
 } from "shardloom/plugin";
 import { InFlightEightBit, InFlightFourBit } from "./in-flight.js";
 import { Int8ActivationMethod } from "./int8-activation-method.js";
@@ -26,6 +28,7 @@ import {
 import { type QuantizedWeight, TableSlot } from "./quantized-weight.js";
 import { RankResources } from "./rank-resources.js";
 import { planSegments, type Segment } from "./segments.js";
+import { SharedEightBit, SharedFourBit } from "./shared-in-flight.js";
 import { compareSkips, skips } from "./skip-modules.js";
 import { findStoredWeights } from "./stored-weights.js";
 import { claim, createView, type Forms } from "./view.js";
@@ -47,6 +50,8 @@ interface Planning {
   readonly sidecars: ReadonlySet<string>;
   readonly forms: Forms;
   readonly slot: TableSlot;
+  /** The ranks that load together; undefined for a rank that loads alone. */
+  readonly group: ReadGroup | undefined;
 }
 
 class BitsAndBytesConfig implements QuantizationConfig {
@@ -62,9 +67,9 @@ class BitsAndBytesConfig implements QuantizationConfig {
   #planning: Planning | null;
   #view: WeakRef<Checkpoint> | null = null;
 
-  constructor({ origin, settings, options, checkpoint }: QuantizationRequest) {
+  constructor({ origin, settings, options, checkpoint, group }: QuantizationRequest) {
     const slot = new TableSlot();
-    const stored = findStoredWeights(checkpoint, slot);
+    const stored = findStoredWeights(checkpoint, slot, group);
     this.#settings = parseSettings(settings);
     this.#inFlight = origin === "user" ? parseInFlightOptions(options) : null;
     if (origin === "checkpoint") {
@@ -75,7 +80,7 @@ class BitsAndBytesConfig implements QuantizationConfig {
     }
     this.#int8 = parseInt8Options(options, this.#settings);
     const weights = new Map(stored.weights);
-    this.#planning = { source: checkpoint, weights, sidecars: stored.sidecars, forms: new Map(), slot };
+    this.#planning = { source: checkpoint, weights, sidecars: stored.sidecars, forms: new Map(), slot, group };
   }
 
   linearMethod(layer: LinearLayer): LinearMethod | null {
@@ -125,7 +130,7 @@ class BitsAndBytesConfig implements QuantizationConfig {
   }
 
   #quantizeInFlight(
-    { slot }: Planning,
+    { slot, group }: Planning,
     layer: LinearLayer,
     tensor: CheckpointTensor,
     module: string,
@@ -134,9 +139,16 @@ class BitsAndBytesConfig implements QuantizationConfig {
     if (options === null || layer.kind === "embedding" || !isFloat(tensor.dtype)) return null;
     if (skips(options.skipModules, module)) return null;
     const { type, blockSize, doubleQuant } = options;
-    return type === "int8"
-      ? new InFlightEightBit(tensor, slot)
-      : new InFlightFourBit(tensor, { type, blockSize, doubleQuant }, slot);
+    const isShared = group !== undefined && elementCount(tensor.shape) >= group.reads.leastBytes;
+    // Columns of its own are no reason for a rank to quantize whole rows, nor whole blocks, by itself.
+    const shared = isShared && (doubleQuant || layer.kind === "row") ? group : null;
+    if (type === "int8") {
+      return shared === null ? new InFlightEightBit(tensor, slot) : new SharedEightBit(tensor, slot, shared);
+    }
+    const fourBit = { type, blockSize, doubleQuant };
+    return shared === null
+      ? new InFlightFourBit(tensor, fourBit, slot)
+      : new SharedFourBit(tensor, fourBit, slot, shared);
   }
 
   #note(layer: LinearLayer, segments: readonly Segment[]): void {

@@ -14,7 +14,7 @@ import { quantizeRows } from "./quantize-int8.js";
 import type { EightBitWeight, FourBitWeight, TableHolder, TableSlot } from "./quantized-weight.js";
 
 /** Elements read and quantized at a time, at least; a multiple of every block size. */
-const CHUNK_ELEMENTS = 65_536;
+export const CHUNK_ELEMENTS = 65_536;
 
 export interface FourBitOptions {
   readonly type: FourBitType;
@@ -145,13 +145,9 @@ export class InFlightEightBit implements EightBitWeight, TableHolder {
 
   /** Throws CheckpointError `DTYPE_MISMATCH` unless the tensor holds floats, `SHAPE_MISMATCH` unless it is a matrix. */
   constructor(source: CheckpointTensor, slot: TableSlot) {
-    const [rows, columns] = source.shape;
-    if (rows === undefined || columns === undefined || source.shape.length !== 2) {
-      throw invalid("SHAPE_MISMATCH", source, "[rows, columns] to quantize", describeTensor(source));
-    }
     this.name = source.name;
     this.file = source.file;
-    this.shape = [rows, columns];
+    this.shape = matrixShape(source);
     this.#slot = slot;
     this.#reader = new ElementReader(source, floatDType(source));
   }
@@ -203,7 +199,17 @@ export class InFlightEightBit implements EightBitWeight, TableHolder {
   }
 }
 
-function floatDType(tensor: CheckpointTensor): FloatDType {
+/** Throws CheckpointError `SHAPE_MISMATCH` unless the tensor is a matrix. */
+export function matrixShape(source: CheckpointTensor): readonly [number, number] {
+  const [rows, columns] = source.shape;
+  if (rows === undefined || columns === undefined || source.shape.length !== 2) {
+    throw invalid("SHAPE_MISMATCH", source, "[rows, columns] to quantize", describeTensor(source));
+  }
+  return [rows, columns];
+}
+
+/** Throws CheckpointError `DTYPE_MISMATCH` unless the tensor holds floats. */
+export function floatDType(tensor: CheckpointTensor): FloatDType {
   if (isFloat(tensor.dtype)) return tensor.dtype;
   throw invalid("DTYPE_MISMATCH", tensor, "f32, bf16 or f16 to quantize", describeTensor(tensor));
 }

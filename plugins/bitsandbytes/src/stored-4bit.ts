@@ -2,7 +2,14 @@
  * A 4-bit weight on disk: packed codes and their sidecars, checked against each other before any of them is used. Source:
  * QuantState of bitsandbytes/functional.py.
  */
-import { type CheckpointTensor, type DType, dtypeBytes, elementCount } from "shardloom/plugin";
+import {
+  type CheckpointTensor,
+  type DType,
+  dtypeBytes,
+  elementCount,
+  type ReadGroup,
+  type SharedPiece,
+} from "shardloom/plugin";
 import { describeTensor, invalid } from "./checkpoint-error.js";
 import { CODEBOOKS, type FourBitType } from "./codebooks.js";
 import { expandAbsmax } from "./double-quant.js";
@@ -31,7 +38,12 @@ const NESTED_CODES = 256;
  * `MISSING_QUANT_STATE`, `DUPLICATE_QUANT_STATE`, `INVALID_QUANT_STATE`, `QUANT_MAP_MISMATCH`, `SHAPE_MISMATCH`,
  * `DTYPE_MISMATCH`.
  */
-export function openFourBit(weight: CheckpointTensor, parts: FourBitParts, slot: TableSlot): FourBitWeight {
+export function openFourBit(
+  weight: CheckpointTensor,
+  parts: FourBitParts,
+  slot: TableSlot,
+  group?: ReadGroup,
+): FourBitWeight {
   const state = readState(weight, parts);
   const { type, blockSize, shape, nested } = state;
   const elements = elementCount(shape);
@@ -60,6 +72,7 @@ export function openFourBit(weight: CheckpointTensor, parts: FourBitParts, slot:
     map: sidecar("nested_quant_map", "f32", NESTED_CODES),
     state: nested,
     slot,
+    group,
   });
   return { ...header, readCodes, readScales: (out, first) => scales.read(out, first) };
 }
@@ -137,12 +150,17 @@ interface NestedParts {
   readonly map: CheckpointTensor;
   readonly state: NestedState;
   readonly slot: TableSlot;
+  readonly group: ReadGroup | undefined;
 }
 
-/** Scales of a doubly quantized weight, expanded on the grid of the whole tensor when one of them is first asked for. */
+/**
+ * Scales of a doubly quantized weight, expanded on the grid of the whole tensor when one of them is first asked for: by one
+ * rank for all of them.
+ */
 class NestedScales implements TableHolder {
   readonly #parts: NestedParts;
   #table: Float32Array | null = null;
+  #piece: SharedPiece | undefined;
 
   constructor(parts: NestedParts) {
     this.#parts = parts;
@@ -150,15 +168,39 @@ class NestedScales implements TableHolder {
 
   read(out: Float32Array, firstBlock: number): void {
     this.#parts.slot.enter(this);
-    this.#table ??= this.#expand();
+    this.#table ??= this.#tableOf(this.#parts);
     out.set(this.#table.subarray(firstBlock, firstBlock + out.length));
   }
 
   release(): void {
     this.#table = null;
+    this.#piece?.release();
+    this.#piece = undefined;
   }
 
-  #expand(): Float32Array {
+  #tableOf({ codes, group }: NestedParts): Float32Array {
+    const blocks = elementCount(codes.shape);
+    if (group === undefined || blocks < group.reads.leastBytes) {
+      const table = new Float32Array(blocks);
+      this.#expand(table);
+      return table;
+    }
+    const floats = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.buffer, bytes.byteOffset, blocks);
+    const [piece] = group.reads.acquire(
+      [
+        {
+          key: `${codes.name}, expanded`,
+          sizeBytes: blocks * Float32Array.BYTES_PER_ELEMENT,
+          fill: (bytes) => this.#expand(floats(bytes)),
+        },
+      ],
+      group.worldSize,
+    );
+    this.#piece = piece;
+    return piece === undefined ? new Float32Array(0) : floats(piece.bytes);
+  }
+
+  #expand(table: Float32Array): void {
     const { codes, absmax, map, state } = this.#parts;
     const nested = {
       codes: new Uint8Array(elementCount(codes.shape)),
@@ -169,8 +211,6 @@ class NestedScales implements TableHolder {
     codes.read(nested.codes, 0);
     readFiniteFloats(absmax, nested.absmax, 0);
     readFiniteFloats(map, values, 0);
-    const table = new Float32Array(nested.codes.length);
     expandAbsmax(nested, values, state.blockSize, table);
-    return table;
   }
 }

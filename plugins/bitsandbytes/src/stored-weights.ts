@@ -1,5 +1,5 @@
 /** Finds the quantized weights of a checkpoint: sidecars are matched to weights by name, and what does not match is an error. */
-import type { Checkpoint, CheckpointTensor } from "shardloom/plugin";
+import type { Checkpoint, CheckpointTensor, ReadGroup } from "shardloom/plugin";
 import { describeTensor, invalid } from "./checkpoint-error.js";
 import { STATE_PREFIX } from "./quant-state.js";
 import type { QuantizedWeight, TableSlot } from "./quantized-weight.js";
@@ -31,7 +31,7 @@ interface Sidecars {
  * `ORPHAN_QUANT_STATE` for a sidecar without its weight, `MISSING_QUANT_STATE` for a weight without its sidecars, and what
  * opening a weight throws.
  */
-export function findStoredWeights(checkpoint: Checkpoint, slot: TableSlot): StoredWeights {
+export function findStoredWeights(checkpoint: Checkpoint, slot: TableSlot, group?: ReadGroup): StoredWeights {
   const { fourBit, eightBit, names } = collectSidecars(checkpoint);
   const weights = new Map<string, QuantizedWeight>();
   for (const [name, parts] of fourBit) {
@@ -39,7 +39,7 @@ export function findStoredWeights(checkpoint: Checkpoint, slot: TableSlot): Stor
     if (eightBit.has(name) && first !== undefined) {
       throw invalid("INVALID_QUANT_STATE", first, `${name} to be quantized in one way`, "4-bit and int8 sidecars");
     }
-    weights.set(name, openFourBit(weightOf(checkpoint, name, first), parts, slot));
+    weights.set(name, openFourBit(weightOf(checkpoint, name, first), parts, slot, group));
   }
   for (const [name, parts] of eightBit) {
     weights.set(name, openEightBit(weightOf(checkpoint, name, parts.scales ?? parts.format), parts));
