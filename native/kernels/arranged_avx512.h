@@ -68,9 +68,8 @@ struct Arranged {
 
   // The sums of one block of inputs, `offset` bytes into the codes of a row of x: sums[m * G + g].
   template <int M, int G>
-  __attribute__((always_inline)) static inline void block_sums(const Format& format, const std::uint8_t* const (&units)[G],
-                                                               std::int64_t unit_bytes, const Rows& x, std::int64_t block,
-                                                               std::int64_t offset, __m512i (&sums)[M * G]) {
+  static void block_sums(const Format& format, const std::uint8_t* const (&units)[G], std::int64_t unit_bytes,
+                         const Rows& x, std::int64_t block, std::int64_t offset, __m512i (&sums)[M * G]) {
     constexpr int kChains = chains<M>();
     __m512i chain[M * G * kChains];
     repeat<M>([&](auto m) {
@@ -127,9 +126,10 @@ struct Arranged {
     repeat<G>([&](auto g) { columns[g] = Vec::load(from[g] + at).v; });
   }
 
-  // M rows of x by G groups, whose scales and minimums are of type Value.
+  // M rows of x by G groups, whose scales and minimums are of type Value. What it calls is part of it: as functions of their
+  // own, the bodies of `repeat` would keep their registers in memory.
   template <int M, int G, class Value, bool kMinimums>
-  static void tile(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, std::int64_t first_group,
+  __attribute__((flatten)) static void tile(const ArrangedLinearArgs& args, const Format& format, const Matrix& weight, std::int64_t first_group,
                    std::int64_t first_row) {
     const Rows x = rows_from(args.x, first_row);
     const std::int64_t unit_bytes = args.x.block / Format::kUnitInputs * kUnitBytes;
