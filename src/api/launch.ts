@@ -14,7 +14,7 @@ import { readMemory } from "../core/machine-memory.js";
 import { readTopology } from "../core/machine-topology.js";
 import { checkWorldSize } from "../core/rank.js";
 import { type CapacityOptions, planCapacity } from "../engine/capacity.js";
-import { createEngine, type Engine, type EngineText, prepareText } from "../engine/engine.js";
+import { createEngine, type Engine, prepareText } from "../engine/engine.js";
 import type { Activations } from "../kernels/activation-levels.js";
 import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { createKernels } from "../kernels/select.js";
@@ -172,6 +172,7 @@ interface FoundModel {
 interface Launchable {
   readonly ranks: RankOptions;
   readonly config: ModelConfig;
+  readonly loader: ModelLoader;
 }
 
 /** Everything that there is to know before ranks load. */
@@ -180,17 +181,17 @@ async function prepare(
   { kvCacheDtype, activations, collectivePayload, dtype, logger }: CheckedOptions,
   { path, loader, registries, wanted }: FoundModel,
 ): Promise<Launchable> {
-  const description = await loader.describe(path);
-  const config = selectFamily(description.config).parseConfig(description.config);
+  const json = loader.readConfig === undefined ? (await loader.describe(path)).config : await loader.readConfig(path);
+  const config = selectFamily(json).parseConfig(json);
   const chosen = wanted === "auto" ? chooseWorldSize(readTopology(), readMemory(), config.kvHeads) : null;
   if (chosen !== null) logger.info(chosen, "chose the number of ranks");
   const worldSize = chosen?.worldSize ?? checkWorldSize(wanted);
   const ranks: RankOptions = {
     path,
     loadFormat: loader.format,
-    description,
+    description: { config: json, generationConfig: null, tokenizer: null, chatTemplate: null },
     worldSize,
-    quantization: registries.quantization.select(description.config, choiceOf(options)),
+    quantization: registries.quantization.select(json, choiceOf(options)),
     dtype: dtype ?? config.dtype,
     kvCacheDtype,
     activations,
@@ -198,7 +199,7 @@ async function prepare(
     ...planCapacity(config, options, worldSize, kvCacheDtype),
     ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
   };
-  return { ranks, config };
+  return { ranks, config, loader };
 }
 
 interface StartContext {
@@ -212,11 +213,10 @@ interface StartContext {
 async function start(
   options: LaunchOptions,
   { plugins, logger, threadsPerRank, pinning }: CheckedOptions,
-  { ranks, config }: Launchable,
+  { ranks, config, loader }: Launchable,
   { started, originMs, report }: StartContext,
 ): Promise<Engine> {
   const { signal } = options;
-  const { description } = ranks;
   const profiled = options.loadProfile === true;
   const unprepared = new AbortController();
   const starting = startCoordinator({
@@ -235,23 +235,17 @@ async function start(
     ...(profiled ? { loadProfileOriginMs: originMs } : {}),
     signal: signal === undefined ? unprepared.signal : AbortSignal.any([signal, unprepared.signal]),
   });
-  let text: EngineText;
-  try {
-    // While ranks load.
-    text = prepareText(description, config);
-  } catch (error) {
-    unprepared.abort();
-    await starting.then(
-      (executor) => executor.close(),
-      () => {},
-    );
+  // While ranks load; if either fails, so does the launch, with nothing left of the ranks.
+  const text = loader.describe(ranks.path).then((description) => prepareText(description, config));
+  text.catch(() => unprepared.abort());
+  const executor = await starting.catch(async (error: unknown) => {
+    if (unprepared.signal.aborted) await text;
     throw error;
-  }
-  const executor = await starting;
+  });
   try {
     const { model } = options;
     const loadProfile = profiled ? groupLoadProfile(executor.reports, ranks, { model, originMs }) : undefined;
-    return createEngine({ executor, description, text, logger, loadProfile });
+    return createEngine({ executor, text: await text, logger, loadProfile });
   } catch (error) {
     await executor.close();
     throw error;

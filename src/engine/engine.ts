@@ -39,9 +39,8 @@ const DEFAULT_MAX_QUEUED_REQUESTS = 1024;
 
 export interface EngineOptions {
   readonly executor: Executor;
-  readonly description: ModelDescription;
-  /** What `prepareText` made of the description, where that was done before. */
-  readonly text?: EngineText | undefined;
+  /** What `prepareText` makes of the model's description. */
+  readonly text: EngineText;
   readonly logger: Logger;
   /** More requests than this waiting for their first step are refused. Default 1024. */
   readonly maxQueuedRequests?: number | undefined;
@@ -100,11 +99,11 @@ export function prepareText(description: ModelDescription, config: ModelConfig):
 }
 
 /**
- * An engine over an executor that is ready to run steps. Throws OptionError `INVALID_OPTION`, and what `prepareText` throws;
- * the executor is then left to the caller.
+ * An engine over an executor that is ready to run steps. Throws OptionError `INVALID_OPTION`; the executor is then left to
+ * the caller.
  */
 export function createEngine(options: EngineOptions): Engine {
-  return new Engine(options, options.text ?? prepareText(options.description, options.executor.config));
+  return new Engine(options);
 }
 
 export class Engine {
@@ -132,13 +131,13 @@ export class Engine {
   #closing: Promise<void> | null = null;
 
   /** Use `createEngine`. */
-  constructor(options: EngineOptions, { tools, endOfSequenceIds }: EngineText) {
-    const { executor } = options;
+  constructor(options: EngineOptions) {
+    const { executor, text } = options;
     this.#executor = executor;
     this.#logger = options.logger;
     this.#loadProfile = options.loadProfile ?? null;
-    this.#tools = tools;
-    this.#endOfSequenceIds = endOfSequenceIds;
+    this.#tools = text.tools;
+    this.#endOfSequenceIds = text.endOfSequenceIds;
     this.#maxQueuedRequests = checkQueueSize(options.maxQueuedRequests ?? DEFAULT_MAX_QUEUED_REQUESTS);
     this.#now = options.now ?? (() => performance.now());
     this.#pool = new BlockPool(executor.blocks, executor.blockSize);

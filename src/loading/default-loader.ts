@@ -17,6 +17,7 @@ export const safetensorsLoader: ModelLoader = {
   format: "safetensors",
   matches,
   describe: async (path) => describeDirectory(path),
+  readConfig: async (path) => readDirectoryConfig(path),
   open: async (path, _expected, reader) => openDirectory(path, reader?.observer),
 };
 
@@ -35,13 +36,19 @@ function openDirectory(path: string, observer: ReadObserver | undefined): Checkp
   return SafetensorsDirectory.open(path, observer);
 }
 
+/** config.json of the model in a directory. */
+export function readDirectoryConfig(path: string): JsonObject {
+  checkDirectory(path);
+  return readJsonObject(join(path, "config.json"));
+}
+
 /** Everything about the model in a directory but its weights. */
 export function describeDirectory(path: string): ModelDescription {
-  checkDirectory(path);
+  const config = readDirectoryConfig(path);
   const tokenizer = readOptional(join(path, "tokenizer.json"));
   const tokenizerConfig = readOptional(join(path, "tokenizer_config.json"));
   return {
-    config: readJsonObject(join(path, "config.json")),
+    config,
     generationConfig: readOptional(join(path, "generation_config.json")),
     tokenizer: tokenizer === null || tokenizerConfig === null ? null : { tokenizer, config: tokenizerConfig },
     chatTemplate: readChatTemplate(path, tokenizerConfig),

@@ -1,7 +1,7 @@
 /**
  * The contract of a model loader: it recognizes a model on disk, describes it in the words of Hugging Face's files
- * (config.json, tokenizer.json, ...), and opens its checkpoint. The description is asked for once, by the coordinator;
- * the checkpoint is opened by every rank, which then reads only its slices.
+ * (config.json, tokenizer.json, ...), and opens its checkpoint. Who starts the ranks asks for the description once; the
+ * checkpoint is opened by every rank, which then reads only its slices.
  */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import type { ReadObserver } from "../checkpoint/random-access-file.js";
@@ -53,6 +53,11 @@ export interface ModelLoader {
   matches(path: string): boolean;
   /** Throws CheckpointError for anything missing or damaged. */
   describe(path: string): Promise<ModelDescription>;
+  /**
+   * The `config` of `describe` alone, where that is there much sooner: ranks need no more to start, and vocabularies are large.
+   * Throws as `describe` does.
+   */
+  readConfig?(path: string): Promise<JsonObject>;
   /**
    * Reads and checks headers only. Throws CheckpointError. With an observer in `reader`, somebody asked for a profile of
    * loading: it is to be told of every read of the files, then and later (RandomAccessFile.open takes one).

@@ -2,7 +2,7 @@
 import { type CoordinatorTimeouts, startCoordinator, type ThreadEntry } from "../coordinator/coordinator.js";
 import { groupLoadProfile, profileOrigin } from "../coordinator/group-load-profile.js";
 import { createLogger } from "../core/logger.js";
-import { createEngine, type Engine } from "../engine/engine.js";
+import { createEngine, type Engine, prepareText } from "../engine/engine.js";
 import { importPlugin, resolvePlugin } from "../loading/plugins.js";
 import { selectFamily } from "../models/registry.js";
 import { checkFaults, type FaultSchedule, isCollectiveFault } from "../rank/faults.js";
@@ -55,7 +55,7 @@ export async function launchWithFaults(options: LaunchWithFaultsOptions): Promis
   try {
     const subject = { model: ranks.path, originMs };
     const loadProfile = profiled ? groupLoadProfile(executor.reports, ranks, subject) : undefined;
-    return createEngine({ executor, description, logger, loadProfile });
+    return createEngine({ executor, text: prepareText(description, executor.config), logger, loadProfile });
   } catch (error) {
     await executor.close();
     throw error;

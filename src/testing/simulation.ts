@@ -5,7 +5,7 @@
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import { invariant, OptionError, ShardloomError } from "../core/errors.js";
 import { createLogger } from "../core/logger.js";
-import { createEngine, type Engine } from "../engine/engine.js";
+import { createEngine, type Engine, prepareText } from "../engine/engine.js";
 import { checkLength, checkTokenIds } from "../engine/prompt.js";
 import type { ModelConfig } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
@@ -133,7 +133,7 @@ export class Simulation {
         },
         close: () => executor.close(),
       },
-      description: this.#preparation.ranks.description,
+      text: prepareText(this.#preparation.ranks.description, executor.config),
       logger: createLogger("silent"),
     });
     return this.#engine;

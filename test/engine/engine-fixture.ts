@@ -1,6 +1,6 @@
 /** An engine over the fake executor, and ways to consume what it gives. */
 import { createLogger } from "../../src/core/logger.js";
-import { createEngine, type Engine, type EngineOptions } from "../../src/engine/engine.js";
+import { createEngine, type Engine, type EngineOptions, prepareText } from "../../src/engine/engine.js";
 import type { GenerationDelta, GenerationRequest, RequestOptions } from "../../src/engine/generation.js";
 import type { FinishReason } from "../../src/engine/sequence.js";
 import type { ModelDescription } from "../../src/loading/model-loader.js";
@@ -29,7 +29,12 @@ export function engineFixture(options: EngineFixtureOptions = {}): EngineFixture
   };
   return {
     executor,
-    engine: createEngine({ executor, description, logger: createLogger("silent"), ...options.engine }),
+    engine: createEngine({
+      executor,
+      text: prepareText(description, executor.config),
+      logger: createLogger("silent"),
+      ...options.engine,
+    }),
   };
 }
 

@@ -10,6 +10,7 @@ describe("the safetensors model loader", () => {
 
   it("describes what transformers wrote: config and generation config as they are, no tokenizer, no chat template", async () => {
     const path = fixture("tiny/llama-uneven/bf16");
+    assert.deepEqual(await safetensorsLoader.readConfig?.(path), (await safetensorsLoader.describe(path)).config);
     assert.deepEqual(await safetensorsLoader.describe(path), {
       config: JSON.parse(readFileSync(join(path, "config.json"), "utf8")),
       generationConfig: JSON.parse(readFileSync(join(path, "generation_config.json"), "utf8")),

@@ -1,7 +1,7 @@
 /** An engine whose ranks take turns in the test's thread. */
 import { createLogger } from "../../src/core/logger.js";
 import { type CapacityOptions, planCapacity } from "../../src/engine/capacity.js";
-import { createEngine, type Engine } from "../../src/engine/engine.js";
+import { createEngine, type Engine, prepareText } from "../../src/engine/engine.js";
 import type { Kernels } from "../../src/kernels/kernels.js";
 import type { KvCacheDType } from "../../src/kernels/kv-cache-dtype.js";
 import { createKernels } from "../../src/kernels/select.js";
@@ -43,5 +43,5 @@ export async function engineInTurns(path: string, options: InTurnsOptions): Prom
     registries,
     kernels,
   );
-  return createEngine({ executor, description, logger: createLogger("error") });
+  return createEngine({ executor, text: prepareText(description, executor.config), logger: createLogger("error") });
 }

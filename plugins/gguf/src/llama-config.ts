@@ -80,6 +80,14 @@ function checkHeadSize(metadata: Metadata, hidden: number, heads: number): numbe
   return size;
 }
 
+/** Whether the size of the vocabulary is known without reading it. */
+export function statesVocabularySize(header: {
+  readonly metadata: Metadata;
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+}): boolean {
+  return header.metadata.optionalCount("llama.vocab_size") !== null || header.tensors.has("token_embd.weight");
+}
+
 function vocabularySize(metadata: Metadata, tensors: ReadonlyMap<string, StoredTensor>): number {
   const stated = metadata.optionalCount("llama.vocab_size") ?? tensors.get("token_embd.weight")?.shape[0];
   return stated ?? metadata.strings("tokenizer.ggml.tokens").length;

@@ -12,7 +12,7 @@ import {
 } from "shardloom/plugin";
 import { createCheckpoint } from "./checkpoint.js";
 import { MAGIC, readContainer } from "./container.js";
-import { llamaConfig } from "./llama-config.js";
+import { llamaConfig, statesVocabularySize } from "./llama-config.js";
 import { nameLlamaTensors, ROPE_FREQUENCIES } from "./llama-tensors.js";
 import { Metadata } from "./metadata.js";
 import { readSpecialTokens, type SpecialTokens } from "./special-tokens.js";
@@ -34,7 +34,7 @@ const MAX_ROPE_FREQUENCIES = 4096;
  * has and what is supported.
  */
 export function createGgufLoader(): ModelLoader {
-  return { format: "gguf", matches, describe, open };
+  return { format: "gguf", matches, describe, readConfig, open };
 }
 
 function matches(path: string): boolean {
@@ -45,13 +45,16 @@ function matches(path: string): boolean {
   return stats.isFile() && (isGgufName(path) || startsWithMagic(path));
 }
 
+/** Metadata that grows with the vocabulary. */
+const VOCABULARY = ["tokens", "scores", "token_type", "merges"].map((name) => `tokenizer.ggml.${name}`);
+
 async function describe(path: string): Promise<ModelDescription> {
   const file = RandomAccessFile.open(resolveFile(path));
   try {
-    const { metadata, tensors } = readHeader(file, () => true);
+    const header = readHeader(file, () => true);
+    const { metadata } = header;
     const special = readSpecialTokens(metadata);
-    const config = llamaConfig(metadata, tensors, special, readRopeFrequencies(file, tensors));
-    nameLlamaTensors(metadata, tensors);
+    const config = configOf(file, header, special);
     return {
       config,
       generationConfig: generationConfig(config, special),
@@ -61,6 +64,23 @@ async function describe(path: string): Promise<ModelDescription> {
   } finally {
     file.close();
   }
+}
+
+async function readConfig(path: string): Promise<JsonObject> {
+  const file = RandomAccessFile.open(resolveFile(path));
+  try {
+    const header = readHeader(file, (key) => !VOCABULARY.includes(key));
+    if (statesVocabularySize(header)) return configOf(file, header, readSpecialTokens(header.metadata));
+  } finally {
+    file.close();
+  }
+  return (await describe(path)).config;
+}
+
+function configOf(file: RandomAccessFile, { metadata, tensors }: Header, special: SpecialTokens): JsonObject {
+  const config = llamaConfig(metadata, tensors, special, readRopeFrequencies(file, tensors));
+  nameLlamaTensors(metadata, tensors);
+  return config;
 }
 
 async function open(path: string, _expected?: unknown, reader?: CheckpointReader): Promise<Checkpoint> {

@@ -68,6 +68,13 @@ describe("the GGUF loader", () => {
     assert.equal((await loader.describe(path)).config["hidden_size"], 256);
   });
 
+  it("reads the config without the vocabulary, and the same one", async () => {
+    for (const name of ["model.gguf", "formats.gguf"]) {
+      const path = fixturePath(name);
+      assert.deepEqual(await loader.readConfig?.(path), (await loader.describe(path)).config, name);
+    }
+  });
+
   it("says which files it found where it needs one", async () => {
     const path = directory("several", ["a.gguf", "b.gguf"]);
     await assert.rejects(loader.open(path), /exactly one \.gguf file but received a\.gguf, b\.gguf/);
