@@ -107,6 +107,7 @@ int main(int count, char** arguments) {
   add_linear_checks(checks);
   add_arranged_checks(checks);
   add_row_checks(checks);
+  add_payload_checks(checks);
   add_attention_checks(checks);
   const KernelTables tables = supported_kernels();
   // The portable variant is held to itself: any number of rows and any split give the same bits.

@@ -88,6 +88,8 @@ const char* name_of(Numbers numbers);
 void fill(Random& random, const Array<float>& out, Numbers numbers);
 void fill(Random& random, const Array<bf16>& out, Numbers numbers);
 void fill(Random& random, const Array<f16>& out, Numbers numbers);
+// Numbers `factor` times as large: where the whole range of a function, or of a type, matters.
+void widen(const Array<float>& values, float factor);
 
 // Scratch memory for kernels. What it holds before a call must not matter: it is NaN.
 class Workspace {
@@ -193,6 +195,7 @@ bool same(const KernelTable& variant, const KernelTable& other) {
 void add_linear_checks(std::vector<KernelCheck>& checks);
 void add_arranged_checks(std::vector<KernelCheck>& checks);
 void add_row_checks(std::vector<KernelCheck>& checks);
+void add_payload_checks(std::vector<KernelCheck>& checks);
 void add_attention_checks(std::vector<KernelCheck>& checks);
 
 DType any_float_dtype(Random& random);

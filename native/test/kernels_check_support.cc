@@ -74,6 +74,10 @@ void fill(Random& random, const Array<float>& out, Numbers numbers) { fill_eleme
 void fill(Random& random, const Array<bf16>& out, Numbers numbers) { fill_elements(random, out, numbers); }
 void fill(Random& random, const Array<f16>& out, Numbers numbers) { fill_elements(random, out, numbers); }
 
+void widen(const Array<float>& values, float factor) {
+  for (std::int64_t i = 0; i < values.size(); i++) values[i] *= factor;
+}
+
 DType any_float_dtype(Random& random) {
   constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
   return kFloats[random.below(3)];
