@@ -48,6 +48,10 @@ const halves = (headerBytes: number): BlockLayout => ({
 });
 
 const readScales: ReadHeaders = (headers, count, scales) => {
+  if (headers.byteOffset % 2 === 0) {
+    scales.set(new Uint16Array(headers.buffer, headers.byteOffset, count));
+    return;
+  }
   for (let block = 0; block < count; block++) scales[block] = halfBitsAt(headers, 2 * block);
 };
 

@@ -52,9 +52,11 @@ export class BlockTensor implements CheckpointTensor {
     const tensor = (plane: Plane, dtype: CheckpointTensor["dtype"], width: number, read: ReadBytes) => {
       return { name: `${this.name}.${plane}`, dtype, shape: [rows, width], file: this.file, read };
     };
-    const perBlock = (plane: Plane): CheckpointTensor => {
+    const perBlock = (plane: "scales" | "minimums"): CheckpointTensor => {
       const read = repeated(this.#plane(plane), repeats, valueBytes(this.blocks));
-      return tensor(plane, valueDType, columns / blockSize, read);
+      const values = tensor(plane, valueDType, columns / blockSize, read);
+      if (repeats !== 1) return values;
+      return { ...values, readSlice: (ranges, destination) => this.#readValuesOf(plane, ranges, destination) };
     };
     const readSlice: CheckpointTensor["readSlice"] = (ranges, destination) => this.#readCodes(ranges, destination);
     const codes =
@@ -66,27 +68,39 @@ export class BlockTensor implements CheckpointTensor {
 
   /** A slice of the codes: whole blocks of rows in as few reads as their order in the file allows, else run by run. */
   #readCodes(ranges: readonly Slice[], destination: Uint8Array): void {
+    const blocks = this.#blockRanges(ranges, planeBytes(this.blocks, "codes", this.#stored.format.blockElements));
+    if (blocks !== null && this.#reader.readCodes(this.#stored, blocks, destination)) return;
+    this.#readRows("codes", ranges, destination, 1);
+  }
+
+  /** A slice of the scales or minimums: those of the codes that were read before it, in one piece, else run by run. */
+  #readValuesOf(plane: "scales" | "minimums", ranges: readonly Slice[], destination: Uint8Array): void {
+    const perBlock = this.#stored.format.blockElements / this.blocks.scaleElements;
+    const blocks = this.#blockRanges(ranges, perBlock);
+    if (blocks !== null && this.#reader.readValues(this.#stored, plane, blocks, destination)) return;
+    this.#readRows(plane, ranges, destination, valueBytes(this.blocks));
+  }
+
+  /** Whole blocks of a slice whose columns count `unit` to a block, in the order of its rows; null for other slices. */
+  #blockRanges([row, column]: readonly Slice[], unit: number): readonly BlockRange[] | null {
     const [rows = 0, columns = 0] = this.shape;
-    const [row, column] = ranges;
-    const { blockElements } = this.#stored.format;
-    const unit = planeBytes(this.blocks, "codes", blockElements);
-    const whole = row !== undefined && column !== undefined && column.start % unit === 0 && column.end % unit === 0;
-    if (whole && destination.length > 0) {
-      const rowBlocks = columns / blockElements;
-      const [start, end] = [column.start / unit, column.end / unit];
-      const rowBytes = (end - start) * unit;
-      const done = rowsInFile(row, rows, this.#rotaryHeads).every(({ first, stride, runs, to }) => {
-        const range = { first: first * rowBlocks + start, blocks: end - start, stride: stride * rowBlocks, runs };
-        const at = (to - row.start) * rowBytes;
-        return this.#reader.readCodes(this.#stored, joined(range), destination.subarray(at, at + runs * rowBytes));
-      });
-      if (done) return;
-    }
-    const read = this.#plane("codes");
-    const rowBytes = columns / (blockElements / unit);
-    const width = (column?.end ?? 0) - (column?.start ?? 0);
+    if (row === undefined || column === undefined) return null;
+    if (column.start % unit !== 0 || column.end % unit !== 0) return null;
+    const rowBlocks = columns / this.#stored.format.blockElements;
+    const [start, end] = [column.start / unit, column.end / unit];
+    if (start === end) return null;
+    return rowsInFile(row, rows, this.#rotaryHeads).map(({ first, stride, runs }) =>
+      joined({ first: first * rowBlocks + start, blocks: end - start, stride: stride * rowBlocks, runs }),
+    );
+  }
+
+  #readRows(plane: Plane, [row, column]: readonly Slice[], destination: Uint8Array, elementBytes: number): void {
+    const read = this.#plane(plane);
+    const rowBytes = planeBytes(this.blocks, plane, this.shape[1] ?? 0);
+    const start = (column?.start ?? 0) * elementBytes;
+    const width = (column?.end ?? 0) * elementBytes - start;
     for (let r = row?.start ?? 0, at = 0; r < (row?.end ?? 0); r++, at += width) {
-      read(destination.subarray(at, at + width), r * rowBytes + (column?.start ?? 0));
+      read(destination.subarray(at, at + width), r * rowBytes + start);
     }
   }
 

@@ -25,6 +25,9 @@ const TILE_ELEMENTS = 32_768;
 /** The least number of elements that a scale holds for. */
 const MIN_SCALE_ELEMENTS = 16;
 
+/** Bytes of scales unpacked at a time: a multiple of what any block has. */
+const VALUE_TILE_BYTES = 65_536;
+
 const TILE_SCALES = TILE_ELEMENTS / MIN_SCALE_ELEMENTS;
 
 export class TensorReader {
@@ -38,7 +41,14 @@ export class TensorReader {
     f32: { codes: this.#codes, scales: new Float32Array(TILE_SCALES), minimums: new Float32Array(TILE_SCALES) },
   };
   #stored = new Uint8Array(0);
+  /** For many blocks at a time. */
+  readonly #valueTiles = {
+    f16: { scales: new Uint16Array(VALUE_TILE_BYTES / 2), minimums: new Uint16Array(VALUE_TILE_BYTES / 2) },
+    f32: { scales: new Float32Array(VALUE_TILE_BYTES / 4), minimums: new Float32Array(VALUE_TILE_BYTES / 4) },
+  };
+  /** Headers of the blocks in `#kept`, in the order of its ranges. */
   #headers = new Uint8Array(0);
+  #kept: { readonly tensor: StoredTensor; readonly ranges: readonly BlockRange[] } | null = null;
   #bytesRead = 0;
 
   constructor(file: RandomAccessFile) {
@@ -54,6 +64,7 @@ export class TensorReader {
   close(): void {
     this.#file.close();
     this.#stash.release();
+    this.#kept = null;
   }
 
   /** Bytes `[byteOffset, byteOffset + destination.length)` of a plane of the tensor, in the order of the file. */
@@ -76,30 +87,76 @@ export class TensorReader {
   }
 
   /**
-   * The codes of runs of blocks, where the format is one that the file itself can take apart; returns false where it is not.
-   * Scales and minimums of these blocks are kept, as `read` keeps them.
+   * The codes of runs of blocks, one run after another, where the format is one that the file itself can take apart; returns
+   * false where it is not. What is beside the codes of these blocks is kept for who reads their scales.
    */
-  readCodes(tensor: StoredTensor, runs: BlockRange, destination: Uint8Array): boolean {
+  readCodes(tensor: StoredTensor, ranges: readonly BlockRange[], destination: Uint8Array): boolean {
     const { blocks, blockBytes, blockElements } = tensor.format;
     if (blocks === null || !isLaidOut(blocks)) return false;
+    this.#stashKept(tensor);
     const { layout } = blocks;
-    const needed = runs.blocks * runs.runs * layout.headerBytes;
+    const codeBytes = planeBytes(blocks, "codes", blockElements);
+    const needed = countBlocks(ranges) * layout.headerBytes;
     if (this.#headers.length < needed) this.#headers = new Uint8Array(needed);
-    const headers = this.#headers.subarray(0, needed);
-    const position = tensor.position + runs.first * blockBytes;
-    const strided = { position, blocks: runs.blocks, stride: runs.stride * blockBytes, runs: runs.runs };
-    this.#file.readBlocks(layout, strided, { codes: destination, headers }, tensor.name);
-    this.#bytesRead += runs.blocks * runs.runs * blockBytes;
-    const stash = this.#stash;
-    stash.prepare(tensor, blockElements / blocks.scaleElements);
-    const runHeaders = runs.blocks * layout.headerBytes;
-    for (let run = 0; run < runs.runs; run++) {
-      const block = runs.first + run * runs.stride;
-      const [scales, minimums] = [stash.scales(block, runs.blocks), stash.minimums(block, runs.blocks)];
-      blocks.readHeaders(headers.subarray(run * runHeaders), runs.blocks, scales, minimums);
-      stash.note(block, runs.blocks);
+    let done = 0;
+    for (const range of ranges) {
+      const end = done + range.blocks * range.runs;
+      const to = {
+        codes: destination.subarray(done * codeBytes, end * codeBytes),
+        headers: this.#headers.subarray(done * layout.headerBytes, end * layout.headerBytes),
+      };
+      const position = tensor.position + range.first * blockBytes;
+      const strided = { position, blocks: range.blocks, stride: range.stride * blockBytes, runs: range.runs };
+      this.#file.readBlocks(layout, strided, to, tensor.name);
+      this.#bytesRead += (end - done) * blockBytes;
+      done = end;
+    }
+    this.#kept = { tensor, ranges };
+    return true;
+  }
+
+  /** Scales or minimums of runs of blocks whose codes were read last; returns false where these were others. */
+  readValues(
+    tensor: StoredTensor,
+    plane: "scales" | "minimums",
+    ranges: readonly BlockRange[],
+    destination: Uint8Array,
+  ): boolean {
+    const { blocks, blockElements } = tensor.format;
+    const kept = this.#kept;
+    if (kept?.tensor !== tensor || !sameRanges(kept.ranges, ranges)) return false;
+    if (blocks === null || !isLaidOut(blocks)) return false;
+    const unit = planeBytes(blocks, plane, blockElements);
+    const { headerBytes } = blocks.layout;
+    const tile = this.#valueTiles[blocks.valueDType];
+    const tileBlocks = VALUE_TILE_BYTES / unit;
+    const count = countBlocks(ranges);
+    for (let block = 0; block < count; block += tileBlocks) {
+      const end = Math.min(count, block + tileBlocks);
+      const headers = this.#headers.subarray(block * headerBytes, end * headerBytes);
+      blocks.readHeaders(headers, end - block, tile.scales, tile.minimums);
+      destination.set(bytes(tile[plane]).subarray(0, (end - block) * unit), block * unit);
     }
     return true;
+  }
+
+  /** Puts what was kept beside the last codes where `read` finds it, unless it was of another tensor. */
+  #stashKept(tensor: StoredTensor): void {
+    const kept = this.#kept;
+    this.#kept = null;
+    const { blocks, blockElements } = tensor.format;
+    if (kept?.tensor !== tensor || blocks === null || !isLaidOut(blocks)) return;
+    const stash = this.#stash;
+    stash.prepare(tensor, blockElements / blocks.scaleElements);
+    let at = 0;
+    for (const { first, stride, runs, blocks: count } of kept.ranges) {
+      for (let run = 0; run < runs; run++) {
+        const block = first + run * stride;
+        blocks.readHeaders(this.#headers.subarray(at), count, stash.scales(block, count), stash.minimums(block, count));
+        stash.note(block, count);
+        at += count * blocks.layout.headerBytes;
+      }
+    }
   }
 
   #readBlocks(
@@ -135,6 +192,7 @@ export class TensorReader {
       writeValues(blocks, tile, count * blockElements, this.#values);
       return bytes(this.#values);
     }
+    this.#stashKept(tensor);
     const stash = this.#stash;
     stash.prepare(tensor, blockElements / blocks.scaleElements);
     if (plane === "codes" || !stash.knows(block, count)) {
@@ -159,6 +217,25 @@ export class TensorReader {
     this.#file.read(destination, position);
     this.#bytesRead += destination.length;
   }
+}
+
+function countBlocks(ranges: readonly BlockRange[]): number {
+  return ranges.reduce((sum, { blocks, runs }) => sum + blocks * runs, 0);
+}
+
+function sameRanges(some: readonly BlockRange[], others: readonly BlockRange[]): boolean {
+  return (
+    some.length === others.length &&
+    some.every((range, i) => {
+      const other = others[i];
+      return (
+        range.first === other?.first &&
+        range.blocks === other.blocks &&
+        range.stride === other.stride &&
+        range.runs === other.runs
+      );
+    })
+  );
 }
 
 /** Bytes that `elements` elements of a plane take. */
