@@ -134,7 +134,7 @@ function addLoading(command: Command): void {
   command
     .option(
       "--load-format <format>",
-      "name of the model loader; auto takes the first that recognizes the model",
+      "auto (the first that recognizes the model), safetensors, sharded_state, dummy (made-up weights for a config), or a plugin's",
       "auto",
     )
     .option("--plugin <plugin>", "package or path of a plugin; may be given several times", collect)

@@ -57,6 +57,20 @@ describe("wrong input ends with one line that says what was expected, and a docu
       code: "INVALID_USAGE",
       names: /--tp.*missing/,
     },
+    {
+      what: "dummy weights for a file of weights",
+      args: () => ["generate", "--model", folder.write("weights.gguf", "GGUF"), "--load-format", "dummy", ...PROMPT],
+      exitCode: 3,
+      code: "NOT_A_DIRECTORY",
+      names: /weights\.gguf: expected the model's directory or its config\.json/,
+    },
+    {
+      what: "a config alone, and nothing that makes up weights for it",
+      args: () => ["generate", "--model", folder.write("lone.json", "{}"), ...PROMPT],
+      exitCode: 3,
+      code: "UNRECOGNIZED_MODEL",
+      names: /a \.json file \(load format "dummy" makes up weights for a config\)/,
+    },
     ...["0", "-1", "two", "1.5", "65", ""].map((tp) => ({
       what: `--tp ${JSON.stringify(tp)}`,
       args: () => generate("--tp", tp),
@@ -79,6 +93,9 @@ describe("wrong input ends with one line that says what was expected, and a docu
       ["--max-model-len", "0"],
       ["--threads-per-rank", "0"],
       ["--threads-per-rank", "all"],
+      ["--threads-per-rank", "1e9"],
+      ["--activations", "int4"],
+      ["--collective-payload", "f16"],
     ].map(([flag = "", value = ""]) => ({
       what: `${flag} ${value}`,
       args: () => generate(flag, value),
