@@ -50,8 +50,11 @@ export function privatePiece({ sizeBytes, fill }: SharedItem): SharedPiece {
   return { bytes, release: () => {} };
 }
 
-/** A page: less is read as quickly as it is found. */
-export const LEAST_SHARED_BYTES = 4096;
+/**
+ * Less is not worth a look. It is little, because it may stand for much: the scales of a few rows are there for whoever read
+ * these rows, and others would have to read them, or quantize them, again.
+ */
+export const LEAST_SHARED_BYTES = 64;
 
 /** For ranks that take turns in one thread: nobody is ever in the middle of making something. */
 export function sharedReadsInTurns(leastBytes = LEAST_SHARED_BYTES): SharedReads {

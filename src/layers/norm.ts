@@ -79,10 +79,8 @@ function normWeight(context: LayerContext, prefix: string, size: number): Operan
   context.addTarget(parameter.name, {
     parameter,
     shardId: null,
-    load: (source) => {
-      const held = [{ rows: size, holders: context.worldSize }];
-      parameter.load(source, wholeOf(source.shape), 0, null, held);
-    },
+    // Read by every rank: it is too little to be shared.
+    load: (source) => parameter.load(source, wholeOf(source.shape)),
   });
   return context.kernels.bind(parameter.tensor);
 }
