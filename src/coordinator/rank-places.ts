@@ -31,7 +31,7 @@ const PARK_AT_ONCE: WaitingPolicy = { spinMicros: 0, yieldMicros: 0 };
 /** Whether a group of this process keeps its threads to CPUs: a second one must not be put onto the same. */
 let occupied = false;
 
-/** Places a group, as placeRanks does, or throws OptionError `INVALID_OPTION`. Ranks on more threads than CPUs yield to each other where others spin. */
+/** Places a group, as placeRanks does, or throws OptionError `INVALID_OPTION`. Ranks on more threads than CPUs park where others spin. */
 export function placeGroup(ranks: number, options: ThreadOptions): GroupPlaces {
   const { pinning, topology = readTopology() } = options;
   const threadsPerRank = checkThreadsPerRank(options.threadsPerRank ?? "auto");

@@ -127,4 +127,8 @@ describe("waiting policy", () => {
     assert.ok(waitingPolicy(2, 2).spinMicros > 0);
     assert.equal(waitingPolicy(3, 2).spinMicros, 0);
   });
+
+  it("never yields: a yield may cost a slice of time, a park only a wake-up", () => {
+    for (const threads of [1, 2, 3, 8]) assert.equal(waitingPolicy(threads, 2).yieldMicros, 0);
+  });
 });

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import { CheckpointError, PluginError, RankError } from "../../src/core/errors.js";
+import { nativeAddon } from "../../src/core/native-addon.js";
 import { decodeGreedily, startModelRanks } from "./model-ranks.js";
 import { helperThreads, helperThreadsAre, type ThreadCount, watchThreads } from "./threads.js";
 
@@ -73,6 +74,7 @@ describe("ranks with a model", () => {
   for (const [worldSize, threadsPerRank] of [
     [1, 3],
     [2, 2],
+    [4, 3],
   ] as const) {
     it(`answer the same with ${threadsPerRank} threads each on ${worldSize} rank(s), and leave none of them`, async () => {
       const before = helperThreads();
@@ -84,6 +86,27 @@ describe("ranks with a model", () => {
   it("refuse a number of threads that makes no sense, before any of them starts", async () => {
     await assert.rejects(startModelRanks(llama, 1, { threadsPerRank: 0 }), { code: "INVALID_OPTION" });
     assert.equal(threads.started, 0);
+  });
+
+  it("fail where the system has no more threads, naming the rank, and leave none behind", async function () {
+    const native = nativeAddon();
+    if (!native.loaded) this.skip();
+    // Ranks load the addon anew: this one is told no by its system.
+    const refusing = join(folder, "addon.cjs");
+    writeFileSync(
+      refusing,
+      `const setThreads = () => { throw new Error("setThreads: the system has no more threads or memory"); };
+      module.exports = { ...require(${JSON.stringify(native.path)}), setThreads };`,
+    );
+    await withEnvironment("SHARDLOOM_NATIVE_ADDON", refusing, () =>
+      assert.rejects(startModelRanks(llama, 2, { threadsPerRank: 2 }), (error) => {
+        assert.ok(error instanceof RankError, String(error));
+        assert.equal(error.code, "THREADS_UNAVAILABLE");
+        assert.equal(typeof error.details.rank, "number");
+        assert.equal(error.details.expected, 2);
+        return true;
+      }),
+    );
   });
 
   it("answer the same on the reference kernels, meeting in TypeScript", () =>
