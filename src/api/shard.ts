@@ -35,7 +35,7 @@ export interface ShardOptions {
   readonly quantizationOptions?: JsonObject | undefined;
   readonly dtype?: "auto" | FloatDType | undefined;
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
-  /** Called when a rank is done. */
+  /** Called a few times a second, and when a rank is done. */
   readonly onProgress?: ((progress: ShardProgress) => void) | undefined;
   /** Gives up, and leaves nothing behind, when aborted. */
   readonly signal?: AbortSignal | undefined;

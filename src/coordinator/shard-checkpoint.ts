@@ -28,6 +28,8 @@ import { runTasks, throwIfCancelled } from "./task-pool.js";
 
 const WORKER = new URL("../../workers/shard-task.js", import.meta.url).href;
 const ACTIVITY = "writing a sharded state";
+/** How often progress is told of ranks that are being written. */
+const PROGRESS_MS = 200;
 
 export interface ShardCheckpointRequest {
   /** What every rank is told; sizes do not matter. */
@@ -49,6 +51,7 @@ export interface ShardCheckpointRequest {
 export interface ShardProgress {
   readonly ranksDone: number;
   readonly worldSize: number;
+  /** Written so far. A rank is loaded as a whole before it is written. */
   readonly bytesDone: number;
   /** About: what the parameters of all ranks take. */
   readonly totalBytes: number;
@@ -89,23 +92,37 @@ async function write(request: ShardCheckpointRequest, directory: string, totalBy
   const { ranks, plugins, threads, maxFileBytes, signal, onProgress, out, loader } = request;
   const { worldSize } = ranks;
   const shards = new Map<number, WrittenShard>();
-  const setup: ShardTaskSetup = { options: withoutText(ranks), plugins, directory, maxFileBytes };
-  let bytesDone = 0;
+  const written = new BigInt64Array(new SharedArrayBuffer(8));
+  const setup: ShardTaskSetup = { options: withoutText(ranks), plugins, directory, maxFileBytes, written };
+  const report = (): void => {
+    onProgress?.({ ranksDone: shards.size, worldSize, bytesDone: Number(Atomics.load(written, 0)), totalBytes });
+  };
   const readers: { readonly name: string; readonly files: readonly FileVersion[] }[] = [];
-  await runTasks<number, ShardTaskResult>(
-    Array.from({ length: worldSize }, (_, rank) => rank),
-    {
-      worker: { filename: WORKER, name: "runShardTask", setup, activity: ACTIVITY },
-      threads,
-      signal,
-      done: (rank, { written: shard, sources }) => {
-        shards.set(rank, shard);
-        readers.push({ name: `rank ${rank}`, files: sources });
-        bytesDone += shard.files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-        onProgress?.({ ranksDone: shards.size, worldSize, bytesDone, totalBytes });
+  const ticking = setInterval(() => {
+    try {
+      report();
+    } catch {
+      // Whatever the caller's function throws, it throws again when a rank is done, where it ends the work.
+      clearInterval(ticking);
+    }
+  }, PROGRESS_MS);
+  try {
+    await runTasks<number, ShardTaskResult>(
+      Array.from({ length: worldSize }, (_, rank) => rank),
+      {
+        worker: { filename: WORKER, name: "runShardTask", setup, activity: ACTIVITY },
+        threads,
+        signal,
+        done: (rank, { written: shard, sources }) => {
+          shards.set(rank, shard);
+          readers.push({ name: `rank ${rank}`, files: sources });
+          report();
+        },
       },
-    },
-  );
+    );
+  } finally {
+    clearInterval(ticking);
+  }
   checkSameVersions(readers);
   const inOrder = [...shards].toSorted(([a], [b]) => a - b).map(([, shard]) => shard);
   const manifest = manifestOf(inOrder, ranks);
@@ -113,7 +130,7 @@ async function write(request: ShardCheckpointRequest, directory: string, totalBy
   const source = { path: ranks.path, description: ranks.description, isHuggingFace: loader === safetensorsLoader };
   writeModelFiles(directory, source, configMembers(manifest, ranks.description.config));
   const files = manifest.files.map(({ name, rank, sizeBytes }) => ({ name, rank, sizeBytes }));
-  return { out, worldSize, files, outputBytes: bytesDone };
+  return { out, worldSize, files, outputBytes: files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
 }
 
 /** Joins what ranks have written. */

@@ -14,7 +14,12 @@ export interface ShardTaskSetup {
   readonly plugins: readonly string[];
   readonly directory: string;
   readonly maxFileBytes: number;
+  /** Memory that all tasks share: the bytes that they have written together. */
+  readonly written: WrittenBytes;
 }
+
+/** A count of bytes in shared memory. */
+export type WrittenBytes = BigInt64Array<SharedArrayBuffer>;
 
 export interface ShardTaskResult {
   readonly written: WrittenShard;
@@ -29,13 +34,16 @@ export type ShardTaskOutcome =
 
 /** Writes ranks, one after another. */
 export function createShardTaskRunner(setup: ShardTaskSetup): (rank: number) => Promise<ShardTaskOutcome> {
-  const { options, plugins, directory, maxFileBytes } = setup;
+  const { options, plugins, directory, maxFileBytes, written: total } = setup;
+  const count = (bytes: number): void => {
+    Atomics.add(total, 0, BigInt(bytes));
+  };
   return async (rank) => {
     try {
       const registries = await loadPlugins(plugins);
       // These leave weights in the order that execution formats define; nothing is computed.
       const model = await loadRankModel(options, rank, { registries, kernels: createReferenceKernels() });
-      const written = writeShard(model, directory, maxFileBytes);
+      const written = writeShard(model, directory, maxFileBytes, count);
       return { ok: true, result: { written, sources: model.report.files } };
     } catch (error) {
       return { ok: false, error: toTransferable(withRank(error, rank)) };

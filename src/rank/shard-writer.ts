@@ -47,9 +47,14 @@ interface StoredTensor extends TensorSpec {
 /**
  * Writes the files `model-rank-RANK-part-PART.safetensors` into a directory, each with at most `maxFileBytes` of tensors
  * unless one tensor alone has more. Throws UnsupportedError `UNSUPPORTED_SHARDED_STATE` for a linear method whose
- * arithmetic is more than its execution weights, ShardloomError `WRITE_FAILED`.
+ * arithmetic is more than its execution weights, ShardloomError `WRITE_FAILED`. `onBytes` hears of all that is written.
  */
-export function writeShard(model: RankModel, directory: string, maxFileBytes: number): WrittenShard {
+export function writeShard(
+  model: RankModel,
+  directory: string,
+  maxFileBytes: number,
+  onBytes: (bytes: number) => void = () => {},
+): WrittenShard {
   const shard = new Shard(model.rank);
   const ofLinears = new Set<Parameter>();
   for (const module of model.context.linears) {
@@ -61,7 +66,7 @@ export function writeShard(model: RankModel, directory: string, maxFileBytes: nu
     if (!ofLinears.has(parameter) && model.rank === 0)
       shard.addVector(parameter, parameter.name, null, parameter.extent, 0);
   }
-  return { ...shard.described(), files: shard.write(directory, maxFileBytes) };
+  return { ...shard.described(), files: shard.write(directory, maxFileBytes, onBytes) };
 }
 
 class Shard {
@@ -126,10 +131,10 @@ class Shard {
     return { codebooks: [...this.#codebooks.values()], matrices: this.#matrices, vectors: this.#vectors };
   }
 
-  write(directory: string, maxFileBytes: number): readonly StateFile[] {
+  write(directory: string, maxFileBytes: number, onBytes: (bytes: number) => void): readonly StateFile[] {
     return inFiles(this.#tensors, maxFileBytes).map((tensors, part) => {
       const name = `model-rank-${this.#rank}-part-${part}.safetensors`;
-      return { rank: this.#rank, ...writeFile(directory, name, tensors) };
+      return { rank: this.#rank, ...writeFile(directory, name, tensors, onBytes) };
     });
   }
 
@@ -234,7 +239,12 @@ function inFiles(tensors: readonly StoredTensor[], maxFileBytes: number): readon
   return files;
 }
 
-function writeFile(directory: string, name: string, tensors: readonly StoredTensor[]) {
+function writeFile(
+  directory: string,
+  name: string,
+  tensors: readonly StoredTensor[],
+  onBytes: (bytes: number) => void,
+) {
   const layout = layOutFile(tensors, []);
   const bytesByName = new Map(tensors.map((tensor) => [tensor.name, tensor.bytes]));
   const file = OutputFile.create(join(directory, name));
@@ -245,6 +255,7 @@ function writeFile(directory: string, name: string, tensors: readonly StoredTens
       file.write(bytes, position);
       checksums.add(bytes);
       position += bytes.length;
+      onBytes(bytes.length);
     };
     put(formatHeader(layout, []));
     for (const entry of layout.entries) {

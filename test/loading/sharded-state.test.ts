@@ -3,12 +3,12 @@
  * state that is damaged, incomplete or made up is refused with an error that names the file.
  */
 import assert from "node:assert/strict";
-import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { plugin } from "@shardloom/bitsandbytes";
 import fc from "fast-check";
 import { CheckpointError, type ShardloomError } from "../../src/core/errors.js";
-import { launch, type ShardOptions, shard } from "../../src/index.js";
+import { launch, type ShardOptions, type ShardProgress, shard } from "../../src/index.js";
 import { MANIFEST_FILE } from "../../src/loading/sharded-state/manifest.js";
 import { ShardedState } from "../../src/loading/sharded-state/sharded-state.js";
 import { type Simulation, simulate } from "../../src/testing/index.js";
@@ -63,6 +63,25 @@ describe("a sharded state", () => {
     assert.deepEqual(report.files.map(({ name }) => name).toSorted(), weights.toSorted());
     return out;
   };
+
+  it("tells how much has been written, and ends with all of it; a listener that throws ends the work", async () => {
+    const told: ShardProgress[] = [];
+    const out = await save(fixture("tiny/llama/bf16"), 3, { onProgress: (progress) => told.push(progress) });
+    const sizes = readdirSync(out).filter((name) => name.endsWith(".safetensors"));
+    const written = sizes.reduce((sum, name) => sum + statSync(join(out, name)).size, 0);
+    const done = told.map(({ bytesDone }) => bytesDone);
+    assert.deepEqual(
+      done,
+      done.toSorted((a, b) => a - b),
+    );
+    assert.deepEqual([told.at(-1)?.bytesDone, told.at(-1)?.ranksDone, told.at(-1)?.worldSize], [written, 3, 3]);
+    const refused = join(folder.path, "refused");
+    const onProgress = (): never => {
+      throw new TypeError("not interested");
+    };
+    await assert.rejects(shard({ model: fixture("tiny/llama/bf16"), out: refused, onProgress }));
+    assert.equal(existsSync(refused), false);
+  });
 
   for (const [model, saved, loaded] of [
     ["llama/bf16", 4, [1, 2, 3, 4]],
