@@ -19,6 +19,7 @@ import type { Activations } from "../kernels/activation-levels.js";
 import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { createKernels } from "../kernels/select.js";
 import { kernelSelection } from "../kernels/selection.js";
+import { readsWeights } from "../loading/dummy-loader.js";
 import type { ModelLoader } from "../loading/model-loader.js";
 import { loadPlugins, type Registries, resolvePlugins } from "../loading/plugins.js";
 import type { ModelConfig } from "../models/model.js";
@@ -127,7 +128,8 @@ export async function launch(options: LaunchOptions): Promise<Engine> {
   const { logger, plugins, activations } = checked;
   const registries = await loadPlugins(plugins);
   const { signal, revision, onDownload } = options;
-  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
+  const weights = readsWeights(options.loadFormat);
+  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload, weights });
   const originMs = profileOrigin();
   const loader = registries.modelLoaders.select(path, options.loadFormat);
   // Ranks choose kernels of their own, alike; here for one warning instead of one a rank, and to fail before they start.

@@ -9,6 +9,7 @@ import type { FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
 import { checkWorldSize } from "../core/rank.js";
 import { LEAST_CAPACITY } from "../engine/capacity.js";
+import { readsWeights } from "../loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
 import { selectFamily } from "../models/registry.js";
 import type { RankOptions } from "../rank/rank-options.js";
@@ -55,7 +56,8 @@ export async function shard(options: ShardOptions): Promise<ShardReport> {
   checkOutput(out, { overwrite });
   const plugins = resolvePlugins(options.plugins ?? []);
   const registries = await loadPlugins(plugins);
-  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload });
+  const weights = readsWeights(options.loadFormat);
+  const { path } = await resolveModel(options.model, { signal, revision, onProgress: onDownload, weights });
   const loader = registries.modelLoaders.select(path, options.loadFormat);
   const description = await loader.describe(path);
   const config = selectFamily(description.config).parseConfig(description.config);

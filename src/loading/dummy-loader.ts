@@ -42,6 +42,11 @@ function describe(path: string): ModelDescription {
   return { ...description, config: withoutQuantization(description.config) };
 }
 
+/** Whether a load format reads the weights of a model: those of a hub repository need not be downloaded where it does not. */
+export function readsWeights(loadFormat: string | undefined): boolean {
+  return loadFormat !== dummyLoader.format;
+}
+
 /** A config as dummy weights go with it. */
 export function withoutQuantization(config: JsonObject): JsonObject {
   return Object.fromEntries(Object.entries(config).filter(([key]) => key !== "quantization_config"));

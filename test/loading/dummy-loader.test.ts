@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import fc from "fast-check";
 import { SafetensorsDirectory } from "../../src/checkpoint/safetensors-directory.js";
 import type { FloatDType } from "../../src/core/dtype.js";
@@ -9,6 +11,7 @@ import { dummyCheckpoint, dummyLoader } from "../../src/loading/dummy-loader.js"
 import { selectFamily } from "../../src/models/registry.js";
 import { expectedTensors } from "../../src/rank/expected-weights.js";
 import { checkpointError, temporaryFolder } from "../checkpoint/files.js";
+import { hubEnvironment } from "../checkpoint/hub-environment.js";
 import { fixture } from "../fixture.js";
 
 const MATRIX = "model.layers.0.mlp.down_proj.weight";
@@ -97,6 +100,18 @@ describe("dummy weights", () => {
     assert.deepEqual(await dummyLoader.describe(folder.path), expected);
     await assert.rejects(dummyLoader.describe(`${folder.path}/none`), checkpointError("FILE_NOT_FOUND"));
     assert.equal(dummyLoader.matches(folder.path), false, "never chosen unless asked for");
+  });
+
+  describe("of a hub repository", () => {
+    const at = hubEnvironment();
+
+    it("need no weights to be downloaded", async () => {
+      const config = readFileSync(join(fixture("tiny/llama/bf16"), "config.json"));
+      at.hub.commit({ "config.json": config, "model.safetensors": new Uint8Array(64) });
+      const engine = await launch({ model: "org/tiny", loadFormat: "dummy", logLevel: "error" });
+      await engine.close();
+      assert.deepEqual(at.hub.downloaded, ["config.json"]);
+    });
   });
 
   it("run on worker threads, the same tokens on one rank and on three", async () => {
