@@ -345,6 +345,7 @@ export class RowParallelLinear extends LinearBase {
         kind: "row",
         inputSize,
         inputs: rangeOf(split, context.rank),
+        inputSplit: split,
         parts: [{ prefix, shardId: null, outputSize, rows, split: everybodys, localOffset: 0 }],
         outputSizePerPartition: outputSize,
         rank: context.rank,

@@ -103,6 +103,8 @@ export interface LinearLayer {
   readonly inputSize: number;
   /** Inputs this rank owns: all, except in a row-parallel layer. */
   readonly inputs: Range;
+  /** Inputs of every rank in a row-parallel layer; absent in others, and where that is not known. */
+  readonly inputSplit?: Split;
   readonly parts: readonly LinearPart[];
   /** Rows on this rank, over all parts. */
   readonly outputSizePerPartition: number;

@@ -14,7 +14,7 @@ import { sharedReadsInTurns } from "../../src/checkpoint/shared-reads.js";
 import { weightBytes } from "../../src/checkpoint/weight-bytes.js";
 import type { JsonObject } from "../../src/core/json.js";
 import { bytesOf } from "../../src/core/tensor.js";
-import { quantize } from "../../src/index.js";
+import { quantize, shard } from "../../src/index.js";
 import { dummyCheckpoint } from "../../src/loading/dummy-loader.js";
 import { selectFamily } from "../../src/models/registry.js";
 import { expectedWeights } from "../../src/rank/expected-weights.js";
@@ -110,8 +110,11 @@ describe("one read a byte", function () {
     for (const mix of ["BF16", "Q4_1", "Q8_0"]) writeMadeUpModel(at(`${mix}.gguf`), LARGE, madeUpMix(mix));
     const options = { model: at("bf16"), plugins: ["@shardloom/bitsandbytes"], threads: 1 };
     await quantize({ ...options, format: "int8", out: at("int8") });
+    const wide = { ...LARGE, hidden: 768, intermediate: 768, heads: 12 };
+    writeMadeUpModel(at("Q6_K.gguf"), wide, { name: "Q6_K", layers: "Q6_K", head: "Q6_K" });
     writeSafetensors(at("large"), LARGE);
     await quantize({ ...options, model: at("large"), format: "nf4", out: at("nf4") });
+    await shard({ ...options, model: at("nf4"), tensorParallelSize: 3, out: at("state") });
     const doubleQuant = { doubleQuant: true };
     await quantize({ ...options, model: at("large"), format: "nf4", out: at("nf4-dq"), options: doubleQuant });
   });
@@ -123,6 +126,8 @@ describe("one read a byte", function () {
     { name: "safetensors as f32", path: () => at("bf16"), worldSizes: [6], options: { dtype: "f32" } },
     { name: ".gguf in BF16", path: () => at("BF16.gguf"), worldSizes: [2, 6], options: { plugins: [gguf] } },
     { name: ".gguf in Q4_1", path: () => at("Q4_1.gguf"), worldSizes: [2, 5, 9], options: { plugins: [gguf] } },
+    // 3 blocks of 256 inputs, in as many parts.
+    { name: ".gguf in Q6_K", path: () => at("Q6_K.gguf"), worldSizes: [2, 5, 8], options: { plugins: [gguf] } },
     { name: ".gguf in Q8_0", path: () => at("Q8_0.gguf"), worldSizes: [6], options: { plugins: [gguf] } },
     { name: "NF4", path: () => at("nf4"), worldSizes: [6, 9], options: { plugins: [bitsandbytes] } },
     { name: "NF4, nested", path: () => at("nf4-dq"), worldSizes: [2, 5, 9], options: { plugins: [bitsandbytes] } },
@@ -134,6 +139,7 @@ describe("one read a byte", function () {
       options: inFlight({ type: "nf4", doubleQuant: true }),
     },
     { name: "INT8 in flight", path: () => at("large"), worldSizes: [2, 9], options: inFlight({ type: "int8" }) },
+    { name: "a sharded state of NF4", path: () => at("state"), worldSizes: [2, 3, 9] },
     { name: "INT8", path: () => at("int8"), worldSizes: [2, 6, 9], options: { plugins: [bitsandbytes] } },
   ];
   for (const { name, path, worldSizes, options = {} } of formats) {

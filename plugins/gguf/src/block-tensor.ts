@@ -36,6 +36,11 @@ export class BlockTensor implements CheckpointTensor {
     this.#readValues = this.#plane("values");
   }
 
+  /** Elements of a block: none can be had without the others. */
+  get blockElements(): number {
+    return this.#stored.format.blockElements;
+  }
+
   read(destination: Uint8Array, byteOffset: number): void {
     this.#readValues(destination, byteOffset);
   }

@@ -15,10 +15,12 @@ import {
   type QuantizationConfig,
   type QuantizationConfigFactory,
   type QuantizationRequest,
+  type ReadGroup,
   UnsupportedError,
 } from "shardloom/plugin";
 import { BlockTensor } from "./block-tensor.js";
 import { METHOD } from "./method.js";
+import { isCutInBlocks, PieceSlot, SharedPlanes } from "./shared-planes.js";
 import { storageOf, weightOf } from "./storage.js";
 
 /**
@@ -28,7 +30,7 @@ import { storageOf, weightOf } from "./storage.js";
 export const ggufQuantization: QuantizationConfigFactory = {
   create(request) {
     checkRequest(request);
-    return new GgufQuantizationConfig(request.checkpoint);
+    return new GgufQuantizationConfig(request);
   },
 };
 
@@ -40,9 +42,13 @@ class GgufQuantizationConfig implements QuantizationConfig {
   readonly #codebooks = new Codebooks();
   /** Block size in which a layer takes the codes of a tensor, by the tensor's name. */
   readonly #taken = new Map<string, number>();
+  /** Tensors that ranks take apart together. */
+  readonly #together = new Set<string>();
+  readonly #group: ReadGroup | undefined;
 
-  constructor(source: Checkpoint) {
-    this.#source = source;
+  constructor({ checkpoint, group }: QuantizationRequest) {
+    this.#source = checkpoint;
+    this.#group = group;
   }
 
   linearMethod(layer: LinearLayer): LinearMethod | null {
@@ -51,7 +57,11 @@ class GgufQuantizationConfig implements QuantizationConfig {
     if (!layer.parts.some((part) => source.tensors.get(weightOf(part)) instanceof BlockTensor)) return null;
     const segments = executionSegments(layer, (part) => {
       const storage = storageOf(layer, part, source);
-      if (storage.kind === "blocks") this.#taken.set(weightOf(part), storage.blockSize);
+      const name = weightOf(part);
+      if (storage.kind !== "blocks") return storage;
+      this.#taken.set(name, storage.blockSize);
+      const tensor = source.tensors.get(name);
+      if (tensor instanceof BlockTensor && isCutInBlocks(layer, tensor.blockElements)) this.#together.add(name);
       return storage;
     });
     return new ExecutionLinearMethod(segments, this.#codebooks);
@@ -76,9 +86,16 @@ class GgufQuantizationConfig implements QuantizationConfig {
 
   #viewOf(source: Checkpoint): Checkpoint {
     const tensors = new Map<string, CheckpointTensor>();
+    const slot = new PieceSlot();
+    const planesOf = (tensor: BlockTensor, blockSize: number): readonly CheckpointTensor[] => {
+      const planes = tensor.planes(blockSize);
+      const group = this.#together.has(tensor.name) ? this.#group : undefined;
+      return group === undefined ? planes : new SharedPlanes(planes, group, slot).tensors;
+    };
     for (const tensor of source.tensors.values()) {
       const blockSize = this.#taken.get(tensor.name);
-      const replacing = tensor instanceof BlockTensor && blockSize !== undefined ? tensor.planes(blockSize) : [tensor];
+      const replacing =
+        tensor instanceof BlockTensor && blockSize !== undefined ? planesOf(tensor, blockSize) : [tensor];
       for (const one of replacing) tensors.set(one.name, one);
     }
     return {
