@@ -1,7 +1,6 @@
 /**
  * Loading a warm file: from nothing to the first token of an answer, and what the ranks read meanwhile beside what the
- * machine can read at most. Every sample loads anew; peers in a process of their own, whose start counts for them as ours
- * does for us: the process of this bench runs already, so shardloom's threads start and its addon does not.
+ * machine can read at most. Every sample is a process of its own, with as much memory at hand as the model takes.
  */
 
 import { setupsOf } from "./contestants/line-up.js";
@@ -9,7 +8,8 @@ import { startShardloom } from "./contestants/shardloom.js";
 import { alternate } from "./frame/alternate.js";
 import type { Bench, BenchContext } from "./frame/bench.js";
 import { makeRow, type PeerStatus, type Row, shareOf } from "./frame/result.js";
-import { type Contestant, FIRST_TOKEN_CAPACITY, lineUpOf } from "./load/contestants.js";
+import { type Contestant, type FirstToken, haveMemory, lineUpOf } from "./load/contestants.js";
+import { FIRST_TOKEN_CAPACITY } from "./load/first-token-work.js";
 import { measureWarmRead, type WarmRead, warm } from "./load/warm-read.js";
 import { chooseModels } from "./models/choose-models.js";
 import type { BenchModel } from "./models/model-store.js";
@@ -20,11 +20,13 @@ export const load: Bench = async (context) => {
   let peers: readonly PeerStatus[] = [];
   for (const model of await chooseModels(context)) {
     warm(model.path);
+    await haveMemory(model);
     const read = measureWarmRead(model.path);
     if (read !== null) {
-      const { touchedGBs, freshGBs } = read;
+      const { touchedGBs, freshGBs, touchMsPerGB } = read;
       context.report(
-        `${model.shape.name} ${model.weights}: warm read ${touchedGBs.toFixed(1)} GB/s, into fresh memory ${freshGBs.toFixed(1)}`,
+        `${model.shape.name} ${model.weights}: warm read ${touchedGBs.toFixed(1)} GB/s, into fresh memory ` +
+          `${freshGBs.toFixed(1)}: the first touch takes ${touchMsPerGB.toFixed(0)} ms/GB`,
       );
     }
     const lineUp = await lineUpOf(context, model);
@@ -42,13 +44,13 @@ async function measure(
 ): Promise<readonly Row[]> {
   const { options, report } = context;
   const validated = await check(context, model);
-  const readGBs = new Map<string, number[]>();
+  const reads = new Map<string, FirstToken[]>();
   const samples = await alternate(contestants, options.rounds, async (contestant) => {
-    const { firstTokenMs, bytesRead, readMs } = await contestant.load();
-    report(`${contestant.name}: ${firstTokenMs.toFixed(0)} ms`);
-    const rates = readGBs.get(contestant.name) ?? [];
-    if (readMs !== null) rates.push(bytesRead / readMs / 1e6);
-    readGBs.set(contestant.name, rates);
+    await haveMemory(model);
+    const { firstTokenMs, read: own } = await contestant.load();
+    const loaded = own === null ? "" : `, of it ${own.readMs.toFixed(0)} for loading`;
+    report(`${contestant.name}: ${firstTokenMs.toFixed(0)} ms${loaded}`);
+    if (own !== null) reads.set(contestant.name, [...(reads.get(contestant.name) ?? []), own]);
     return firstTokenMs;
   });
   const subject = { model: model.shape.name, weights: model.weights };
@@ -62,16 +64,25 @@ async function measure(
     validated,
   });
   const ours = contestants.filter(({ peer }) => !peer);
+  const touchMsPerGB = read?.touchMsPerGB ?? 0;
   const reading = makeRow({
-    subject: { ...subject, what: "while ranks load" },
+    subject: { ...subject, what: "while ranks load, without the first touch" },
     unit: "GB/s",
     better: "higher",
-    // The round that warms up came first.
-    sampled: ours.map(({ name }) => ({ name, peer: false, samples: readGBs.get(name)?.slice(1) ?? [] })),
-    limitOf: (rate) => shareOf("warm read into fresh memory", rate, read?.freshGBs, "GB/s"),
+    sampled: ours.map(({ name }) => {
+      // The round that warms up came first.
+      return { name, peer: false, samples: (reads.get(name) ?? []).slice(1).map((own) => rateOf(own, touchMsPerGB)) };
+    }),
+    limitOf: (rate) => shareOf("warm read into touched memory", rate, read?.touchedGBs, "GB/s"),
     validated,
   });
   return [first, reading];
+}
+
+/** GB/s at which ranks loaded, had they not been the first to touch their memory. */
+function rateOf({ bytesRead, readMs }: FirstToken, touchMsPerGB: number): number {
+  const gigabytes = bytesRead / 1e9;
+  return (gigabytes / (readMs - gigabytes * touchMsPerGB)) * 1000;
 }
 
 /** Holds what is loaded to the reference kernels, once for each way to run. */

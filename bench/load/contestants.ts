@@ -1,31 +1,40 @@
 /** Who takes part in the bench of loading. */
-import { execFile } from "node:child_process";
+import { execFile, fork, spawn } from "node:child_process";
+import { once } from "node:events";
+import { statSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { launch } from "../../src/index.js";
-import type { Capacity } from "../contestants/contestant.js";
 import { setupsOf } from "../contestants/line-up.js";
 import { LLAMA_CPP, llamaCppStatus } from "../contestants/llama-cpp.js";
 import { nodeLlamaCppStatus, startNodeLlamaCpp } from "../contestants/node-llama-cpp.js";
-import { promptOf } from "../contestants/prompt.js";
 import type { Setup } from "../contestants/shardloom.js";
 import type { BenchContext } from "../frame/bench.js";
 import type { PeerStatus } from "../frame/result.js";
 import type { BenchModel } from "../models/model-store.js";
+import { FIRST_TOKEN_CAPACITY, PROMPT_TOKENS } from "./first-token-work.js";
 
 const run = promisify(execFile);
 
-/** Enough for a short prompt and one token. */
-export const FIRST_TOKEN_CAPACITY: Capacity = { contextTokens: 64, sequences: 1 };
-const PROMPT_TOKENS = 8;
 /** A program that hangs ends here. */
 const TIMEOUT_MS = 600_000;
 
-export interface LoadSample {
-  /** From the call, or the start of the process, to the first token. */
-  readonly firstTokenMs: number;
-  /** Bytes that all ranks read, and how long the slowest took to load; null for peers, who do not say. */
+/** What the process of shardloom says of its first token: bytes that all ranks read, and how long the slowest took to load. */
+export interface FirstToken {
   readonly bytesRead: number;
-  readonly readMs: number | null;
+  readonly readMs: number;
+}
+
+export interface LoadSample {
+  /** From the start of the process to the first token. */
+  readonly firstTokenMs: number;
+  /** Null for peers, who do not say. */
+  readonly read: FirstToken | null;
+}
+
+/** Has the system have as much memory at hand as a model takes, for the sample that follows. */
+export async function haveMemory(model: BenchModel): Promise<void> {
+  const script = fileURLToPath(new URL("./memory-process.js", import.meta.url));
+  await run(process.execPath, [script, `${Math.ceil(1.25 * statSync(model.path).size)}`], { timeout: TIMEOUT_MS });
 }
 
 export interface Contestant {
@@ -53,30 +62,26 @@ export async function lineUpOf(
   return { contestants, peers };
 }
 
-function shardloom(model: BenchModel, setup: Setup): Contestant {
+function shardloom(model: BenchModel, { name, options, environment }: Setup): Contestant {
   return {
-    name: setup.name,
+    name,
     peer: false,
     async load() {
+      const script = fileURLToPath(new URL("./first-token-process.js", import.meta.url));
       const start = performance.now();
-      const engine = await launch({
-        plugins: ["@shardloom/gguf", "@shardloom/bitsandbytes"],
-        maxModelLength: FIRST_TOKEN_CAPACITY.contextTokens,
-        maxSequences: FIRST_TOKEN_CAPACITY.sequences,
-        ...model.launch,
-        ...setup.options,
-        model: model.path,
+      const child = fork(script, [JSON.stringify(model), JSON.stringify(options)], {
+        env: { ...process.env, ...environment },
+        timeout: TIMEOUT_MS,
       });
-      try {
-        const promptTokenIds = promptOf(PROMPT_TOKENS, engine.config.vocabularySize, 0);
-        for await (const _ of engine.generate({ promptTokenIds, sampling: { maxTokens: 1, temperature: 0 } }));
-        const firstTokenMs = performance.now() - start;
-        const bytesRead = engine.reports.reduce((sum, report) => sum + report.bytesRead, 0);
-        const readMs = Math.max(...engine.reports.map(({ loadMs }) => loadMs));
-        return { firstTokenMs, bytesRead, readMs };
-      } finally {
-        await engine.close();
-      }
+      const exit = once(child, "exit");
+      const message: Promise<readonly FirstToken[]> = once(child, "message");
+      const ended = exit.then(() => null);
+      const first = await Promise.race([message, ended]);
+      const firstTokenMs = performance.now() - start;
+      await exit;
+      const read = first?.[0];
+      if (read === undefined) throw new Error(`${name}: its process ended before the first token`);
+      return { firstTokenMs, read };
     },
   };
 }
@@ -90,7 +95,7 @@ function nodeLlamaCpp(name: string, model: BenchModel, threads: number): Contest
       const contestant = await startNodeLlamaCpp(model, threads, FIRST_TOKEN_CAPACITY);
       try {
         await contestant.prefill(PROMPT_TOKENS);
-        return { firstTokenMs: performance.now() - start, bytesRead: 0, readMs: null };
+        return { firstTokenMs: performance.now() - start, read: null };
       } finally {
         await contestant.close();
       }
@@ -98,17 +103,27 @@ function nodeLlamaCpp(name: string, model: BenchModel, threads: number): Contest
   };
 }
 
-/** One run of llama-bench (one that knows --load-mode): a process that loads, reads the prompt once, and ends. */
+/** One run of llama-bench (one that knows --load-mode): it loads, reads the prompt once, and says so before it cleans up. */
 function llamaCpp(program: string, model: BenchModel, threads: number, mmap: boolean): Contestant {
+  const name = `${LLAMA_CPP} ${mmap ? "mmap" : "no mmap"}`;
   return {
-    name: `${LLAMA_CPP} ${mmap ? "mmap" : "no mmap"}`,
+    name,
     peer: true,
     async load() {
       const prompt = ["-p", `${PROMPT_TOKENS}`, "-n", "0", "-r", "1", "--no-warmup"];
       const args = ["-m", model.path, ...prompt, "-t", `${threads}`, "-lm", mmap ? "mmap" : "none", "-o", "json"];
       const start = performance.now();
-      await run(program, args, { timeout: TIMEOUT_MS });
-      return { firstTokenMs: performance.now() - start, bytesRead: 0, readMs: null };
+      const child = spawn(program, args, { stdio: ["ignore", "pipe", "ignore"], timeout: TIMEOUT_MS });
+      const exit = once(child, "exit");
+      let text = "";
+      let firstTokenMs: number | null = null;
+      for await (const part of child.stdout) {
+        text += String(part);
+        if (firstTokenMs === null && text.includes("samples_ns")) firstTokenMs = performance.now() - start;
+      }
+      await exit;
+      if (firstTokenMs === null) throw new Error(`${name}: it ended without a result`);
+      return { firstTokenMs, read: null };
     },
   };
 }

@@ -9,8 +9,10 @@ import { nativeAddon } from "../../src/core/native-addon.js";
 export interface WarmRead {
   /** Into memory that was written before. */
   readonly touchedGBs: number;
-  /** Into memory that the system has to provide page by page: the first touch, which no loader can do without. */
+  /** Into memory that the system has to provide page by page. */
   readonly freshGBs: number;
+  /** The difference: milliseconds a GB of the first touch, which no loader can do without. */
+  readonly touchMsPerGB: number;
 }
 
 /** Bytes read at a time; more than any cache holds. */
@@ -45,7 +47,8 @@ export function measureWarmRead(path: string): WarmRead | null {
     const touched = destination();
     const fresh = Array.from({ length: PASSES }, () => rate(destination()));
     const again = Array.from({ length: PASSES + 1 }, () => rate(touched));
-    return { touchedGBs: Math.max(...again.slice(1)), freshGBs: Math.max(...fresh) };
+    const [touchedGBs, freshGBs] = [Math.max(...again.slice(1)), Math.max(...fresh)];
+    return { touchedGBs, freshGBs, touchMsPerGB: Math.max(0, 1000 / freshGBs - 1000 / touchedGBs) };
   } finally {
     native.addon.setThreads(1, 0, 0);
     file.close();
