@@ -80,15 +80,27 @@ export function f32ToF16(value: number): number {
 
 const PATTERNS = 1 << 16;
 
-/** f32 values of all 65,536 bit patterns of a 16-bit dtype. bfloat16 is the upper half of binary32. */
-const widened = {
-  bf16: new Float32Array(Uint32Array.from({ length: PATTERNS }, (_, bits) => bits << 16).buffer),
-  f16: Float32Array.from({ length: PATTERNS }, (_, bits) => f16ToF32(bits)),
-};
+/** f32 values of all 65,536 bit patterns of a 16-bit dtype, made when they are first asked for. */
+const widened: { bf16?: Float32Array; f16?: Float32Array } = {};
 
 /** Table of the f32 values of all bit patterns of a 16-bit dtype: the fastest way to widen many of them. */
 export function widenTable(dtype: "bf16" | "f16"): Float32Array {
-  return widened[dtype];
+  const table = widened[dtype] ?? (dtype === "bf16" ? widenedBf16() : widenedF16());
+  widened[dtype] = table;
+  return table;
+}
+
+/** bfloat16 is the upper half of binary32. */
+function widenedBf16(): Float32Array {
+  const table = new Uint32Array(PATTERNS);
+  for (let bits = 0; bits < PATTERNS; bits++) table[bits] = bits << 16;
+  return new Float32Array(table.buffer);
+}
+
+function widenedF16(): Float32Array {
+  const table = new Float32Array(PATTERNS);
+  for (let bits = 0; bits < PATTERNS; bits++) table[bits] = f16ToF32(bits);
+  return table;
 }
 
 function bytesToU16(bytes: Uint8Array): Uint16Array {
