@@ -6,7 +6,7 @@
 //   kUnitInputs            inputs whose codes are in one unit of 64 bytes
 //   kWords                 words of 32 bits that hold as many codes of x
 //   start(x, at)           what the sum of block `at` of x begins with
-//   kTileRows              most rows of x in a tile: with more, sums would not stay in registers
+//   kTileRows              most rows of x in a tile: its sums, and those of a block, stay in registers beside what is decoded
 //   Word                   what is decoded of 32 bits of x a row
 //   decode<i>(unit)        weights in whole numbers: what meets word i of x
 //   dot(sum, weights, x)   sum + the products of a word
@@ -27,16 +27,13 @@ struct Arranged {
   using Matrix = typename Format::Matrix;
 
   // Rows of x that share what was decoded, and groups that share a word of x: broadcasts from memory would bound a tile of
-  // one group. The sums of a block, with what is decoded, fit into 32 registers.
+  // one group.
   static constexpr int kTileRows = Format::kTileRows;
   static constexpr int kTileGroups = 2;
-  // Sums of a tile that have room in registers beside those of a block; more lie in memory, where each block adds to them.
-  static constexpr int kTotalsInRegisters = 8;
   // Codes of so many groups stay in the nearer caches while all tiles of x pass by.
   static constexpr std::int64_t kPassBytes = 128 * 1024;
   // How far ahead codes are requested.
   static constexpr std::int64_t kAheadBytes = 4096;
-  static constexpr int kPrefetchRows = 8;
 
   // Independent sums of a row of x and a group: a chain of dependent ones would be slower than memory.
   template <int M>
@@ -66,12 +63,13 @@ struct Arranged {
     return _mm512_set1_epi32(word);
   }
 
-  // The sums of one block of inputs, `offset` bytes into the codes of a row of x: sums[m * G + g].
+  // The sums of one block of inputs, `offset` bytes into the codes of a row of x: that of row m and group g is what its
+  // chains, from (m * G + g) * chains<M>() on, are together. A block has a unit at least.
   template <int M, int G>
   static void block_sums(const Format& format, const std::uint8_t* const (&units)[G], std::int64_t unit_bytes,
-                         const Rows& x, std::int64_t block, std::int64_t offset, __m512i (&sums)[M * G]) {
+                         const Rows& x, std::int64_t block, std::int64_t offset,
+                         __m512i (&chain)[M * G * chains<M>()]) {
     constexpr int kChains = chains<M>();
-    __m512i chain[M * G * kChains];
     repeat<M>([&](auto m) {
       const __m512i start = Format::start(x.starts, m * x.blocks + block);
       repeat<G>([&](auto g) {
@@ -80,8 +78,9 @@ struct Arranged {
       });
     });
     const char* codes = x.codes + offset;
-    for (std::int64_t at = 0; at < unit_bytes; at += kUnitBytes) {
-      if constexpr (M <= kPrefetchRows) repeat<G>([&](auto g) { prefetch(units[g] + at + kAheadBytes); });
+    std::int64_t at = 0;
+    do {
+      repeat<G>([&](auto g) { prefetch(units[g] + at + kAheadBytes); });
       repeat<Format::kWords>([&](auto w) {
         typename Format::Word words[G];
         repeat<G>([&](auto g) { words[g] = format.template decode<w>(units[g] + at); });
@@ -94,11 +93,8 @@ struct Arranged {
         });
       });
       codes += Format::kWords * 4;
-    }
-    repeat<M * G>([&](auto i) {
-      sums[i] = chain[i * kChains];
-      repeat<kChains - 1>([&](auto c) { sums[i] = _mm512_add_epi32(sums[i], chain[i * kChains + 1 + c]); });
-    });
+      at += kUnitBytes;
+    } while (at < unit_bytes);
   }
 
   // totals[m * G + g] += values[m] * columns[g], fused; with `sums`, times these.
@@ -112,13 +108,11 @@ struct Arranged {
         if (sums == nullptr) {
           totals[kAt] = _mm512_fmadd_ps(value, columns[g], totals[kAt]);
         } else {
-          totals[kAt] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[kAt]), _mm512_mul_ps(value, columns[g]), totals[kAt]);
+          totals[kAt] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[kAt * chains<M>()]), _mm512_mul_ps(value, columns[g]), totals[kAt]);
         }
       });
     });
   }
-
-  static inline void keep_in_memory(void* values) { __asm__ volatile("" : : "r"(values) : "memory"); }
 
   // Scales or minimums of sixteen rows, as f32.
   template <class Value, int G>
@@ -147,13 +141,16 @@ struct Arranged {
     });
     __m512 totals[M * G];
     repeat<M * G>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
-    // Without this, the compiler moves these to registers, and sums of the inner loop to memory for them.
-    if constexpr (M * G > kTotalsInRegisters) keep_in_memory(totals);
     std::int64_t at = 0;
     std::int64_t left = per_scale;
     for (std::int64_t block = 0; block < x.blocks; block++) {
-      __m512i sums[M * G];
+      constexpr int kChains = chains<M>();
+      __m512i sums[M * G * kChains];
       block_sums<M, G>(format, units, unit_bytes, x, block, block * code_bytes, sums);
+      repeat<M * G>([&](auto i) {
+        __m512i& sum = sums[i * kChains];
+        repeat<kChains - 1>([&](auto c) { sum = _mm512_add_epi32(sum, sums[i * kChains + 1 + c]); });
+      });
       __m512 columns[G];
       load_columns(scales, at, columns);
       add_products<M, G>(x.scales + block, x.blocks, columns, sums, totals);
@@ -163,10 +160,9 @@ struct Arranged {
       }
       repeat<G>([&](auto g) {
         units[g] += unit_bytes;
-        if constexpr (M <= kPrefetchRows) prefetch(scales[g] + at + scale_ahead);
-        if constexpr (M <= kPrefetchRows && kMinimums) prefetch(minimums[g] + at + scale_ahead);
+        prefetch(scales[g] + at + scale_ahead);
+        if constexpr (kMinimums) prefetch(minimums[g] + at + scale_ahead);
       });
-      if constexpr (M * G > kTotalsInRegisters) keep_in_memory(totals);
       left -= 1;
       at += left == 0 ? kGroupRows : 0;
       left = left == 0 ? per_scale : left;

@@ -1,4 +1,4 @@
-// Arranged 4-bit codes on AVX-512. `Dot` says how words of 16 and of 8 bits are multiplied and summed.
+// Arranged 4-bit codes on AVX-512. `Dots` says how whole numbers are multiplied and summed (arranged_dots_avx512.h).
 #pragma once
 
 #include "arranged_avx512.h"
@@ -7,12 +7,12 @@ namespace shardloom::avx512 {
 namespace {
 
 // Weights of 16 bits: one shuffle looks 32 codes up, whose other bits it ignores, for the table is there twice.
-template <class Dot>
+template <class Dots>
 struct Code4Int16 {
   using Matrix = ArrangedCode4;
   static constexpr int kUnitInputs = kCode4UnitInputs;
   static constexpr int kWords = 4;
-  static constexpr int kTileRows = 4;
+  static constexpr int kTileRows = Dots::kTileRows;
   using Word = __m512i;
 
   __m512i table;
@@ -29,7 +29,35 @@ struct Code4Int16 {
     return _mm512_permutexvar_epi16(kWord == 0 ? codes : _mm512_srli_epi16(codes, kShifts[kWord]), table);
   }
 
-  static __m512i dot(__m512i sum, __m512i weights, __m512i x) { return Dot::pairs(sum, weights, x); }
+  static __m512i dot(__m512i sum, __m512i weights, __m512i x) { return Dots::pairs(sum, weights, x); }
+};
+
+// Weights of 8 bits: one shuffle looks 64 codes up.
+template <class Dots>
+struct Code4Int8 {
+  using Matrix = ArrangedCode4;
+  static constexpr int kUnitInputs = kCode4UnitInputs;
+  static constexpr int kWords = 2;
+  static constexpr int kTileRows = Dots::kTileRows;
+  using Word = typename Dots::Bytes;
+
+  __m512i table;
+
+  explicit Code4Int8(const ArrangedCode4& weight)
+      : table(_mm512_xor_si512(
+            _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weight.codebook8))),
+            _mm512_set1_epi8(Dots::kFlipped))) {}
+
+  static __m512i start(const std::int32_t* x_starts, std::int64_t at) { return Dots::start(x_starts, at); }
+
+  template <int kWord>
+  Word decode(const std::uint8_t* unit) const {
+    const __m512i codes = _mm512_loadu_si512(unit);
+    const __m512i shifted = kWord == 0 ? codes : _mm512_srli_epi16(codes, 4);
+    return Dots::bytes(_mm512_shuffle_epi8(table, _mm512_and_si512(shifted, _mm512_set1_epi8(15))));
+  }
+
+  static __m512i dot(__m512i sum, const Word& weights, __m512i x) { return Dots::fours(sum, weights, x); }
 };
 
 }  // namespace
