@@ -37,7 +37,7 @@ export interface LinearModule {
 /** Hears when the weights of a layer are prepared for the kernels. */
 export interface RepackObserver {
   enter(phase: "repack", layer: string): void;
-  /** It is prepared; its parameters hold so many bytes. */
+  /** It is prepared, and so many bytes of its parameters were rearranged for it. */
   leave(bytes: number): void;
 }
 
@@ -119,5 +119,7 @@ export class LayerContext {
 function processObserved(module: LinearModule, observer: RepackObserver): void {
   observer.enter("repack", module.layer.prefix);
   module.processWeightsAfterLoading();
-  observer.leave(module.parameters.reduce((sum, { tensor }) => sum + tensorBytes(tensor), 0));
+  // Weights that kernels take as they were loaded are not touched.
+  const rearranged = module.method.executionWeights().some(({ weight }) => weight.format === "prepared");
+  observer.leave(rearranged ? module.parameters.reduce((sum, { tensor }) => sum + tensorBytes(tensor), 0) : 0);
 }

@@ -23,8 +23,8 @@ export type LoadPhase = (typeof LOAD_PHASES)[number];
 export interface PhaseTotals {
   readonly selfNs: number;
   /**
-   * Bytes that `index` and `read` got from files, that `shard` put into parameters, that `quantize` made, and that the
-   * parameters of a layer hold (`repack`).
+   * Bytes that `index` and `read` got from files, that `shard` put into parameters, that `quantize` made, and that
+   * the parameters of layers hold whose weights kernels rearranged (`repack`).
    */
   readonly bytes: number;
   /** How often bytes were dealt with: reads of files, tensors, calls of a quantized tensor, layers. */
