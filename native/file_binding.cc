@@ -90,21 +90,62 @@ void read_piece(const Request& request, std::int64_t first, std::int64_t count, 
   }
 }
 
+// Cuts [0, count) into a share for each thread, and shares into steps: who is done with its own share takes steps of others.
+// Threads of a kernel get equal parts and no more; but while a model loads, the process has other work for the CPUs too, and
+// who loses one for a while must not hold up a whole read. Shares are apart, so that no two threads touch the same page first.
+class Shares {
+ public:
+  Shares(std::int64_t count, std::int64_t step, int threads) : step_(step), used_(std::clamp(threads, 1, kMost)) {
+    for (int i = 0; i < used_; i++) {
+      shares_[i].next.store(count / used_ * i, std::memory_order_relaxed);
+      shares_[i].end = i + 1 == used_ ? count : count / used_ * (i + 1);
+    }
+  }
+
+  // The share that the calling thread begins with.
+  int take() { return taken_.fetch_add(1, std::memory_order_relaxed) % used_; }
+
+  // The next step of share `own`, or of another one; empty when there is none left.
+  Range next(int own) {
+    for (int i = 0; i < used_; i++) {
+      Share& share = shares_[(own + i) % used_];
+      const std::int64_t begin = share.next.fetch_add(step_, std::memory_order_relaxed);
+      if (begin < share.end) return {begin, std::min(begin + step_, share.end)};
+    }
+    return {0, 0};
+  }
+
+ private:
+  static constexpr int kMost = 16;
+
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
+
+  Share shares_[kMost];
+  std::int64_t step_;
+  int used_;
+  std::atomic<int> taken_{0};
+};
+
+// Reads all runs in pieces of about kPieceBytes: some runs, or a part of a long one.
 void read_all(AddonInstance& instance, const Request& request, std::int64_t runs, Failure& failure) {
-  if (runs > 1) {
-    const Work work = {runs, 1, kCallNs + kByteNs * static_cast<double>(request.run_bytes)};
-    instance.parallel(work, [&](Range range, void*) {
+  const std::int64_t bytes = runs * request.run_bytes;
+  const std::int64_t whole_runs = std::max<std::int64_t>(1, kPieceBytes / request.run_bytes);
+  Shares shares(runs == 1 ? bytes : runs, runs == 1 ? kPieceBytes : whole_runs, instance.threads());
+  const double calls = static_cast<double>(std::min(runs, whole_runs));
+  const Work work = {(bytes + kPieceBytes - 1) / kPieceBytes, 1, kByteNs * kPieceBytes + kCallNs * calls};
+  instance.parallel(work, [&](Range, void*) {
+    const int own = shares.take();
+    for (Range range = shares.next(own); range.begin < range.end && failure.none(); range = shares.next(own)) {
+      if (runs == 1) {
+        read_piece(request, range.begin, range.end - range.begin, request.out + range.begin, failure);
+        continue;
+      }
       for (std::int64_t run = range.begin; run < range.end && failure.none(); run++) {
         read_piece(request, run * request.run_bytes, request.run_bytes, request.out + run * request.run_bytes, failure);
       }
-    });
-    return;
-  }
-  const Work work = {(request.run_bytes + kPieceBytes - 1) / kPieceBytes, 1, kByteNs * kPieceBytes};
-  instance.parallel(work, [&](Range range, void*) {
-    for (std::int64_t piece = range.begin; piece < range.end && failure.none(); piece++) {
-      const std::int64_t first = piece * kPieceBytes;
-      read_piece(request, first, std::min(kPieceBytes, request.run_bytes - first), request.out + first, failure);
     }
   });
 }
@@ -114,10 +155,14 @@ constexpr std::int64_t kStagedBytes = 96 * 1024;
 // What taking a byte apart costs, roughly.
 constexpr double kSplitByteNs = 0.1;
 
+std::int64_t blocks_at_a_time(const BlockLayout& layout) {
+  return std::max<std::int64_t>(1, kStagedBytes / layout.block_bytes);
+}
+
 // Reads and splits the blocks of the range, counted over all runs, `blocks` of them in each.
 void read_block_range(const Request& request, const BlockLayout& layout, std::int64_t blocks, Range range,
                       std::uint8_t* codes, std::uint8_t* headers, std::uint8_t* staging, Failure& failure) {
-  const std::int64_t most = std::max<std::int64_t>(1, kStagedBytes / layout.block_bytes);
+  const std::int64_t most = blocks_at_a_time(layout);
   for (std::int64_t block = range.begin; block < range.end && failure.none();) {
     const std::int64_t left_in_run = blocks - block % blocks;
     const std::int64_t count = std::min({most, left_in_run, range.end - block});
@@ -223,9 +268,13 @@ napi_value read_blocks(napi_env env, napi_callback_info info) {
   const Request request = {static_cast<int>(fd), position, blocks * layout.block_bytes, stride, nullptr};
   Failure failure;
   const Work work = {blocks * runs, 1, (kByteNs + kSplitByteNs) * static_cast<double>(layout.block_bytes)};
-  instance.parallel(work, [&](Range range, void* workspace) {
-    read_block_range(request, layout, blocks, range, codes.data, headers.data, static_cast<std::uint8_t*>(workspace),
-                     failure);
+  Shares shares(blocks * runs, blocks_at_a_time(layout), instance.threads());
+  instance.parallel(work, [&](Range, void* workspace) {
+    const int own = shares.take();
+    for (Range range = shares.next(own); range.begin < range.end && failure.none(); range = shares.next(own)) {
+      read_block_range(request, layout, blocks, range, codes.data, headers.data, static_cast<std::uint8_t*>(workspace),
+                       failure);
+    }
   });
   return outcome(env, failure, blocks * runs * layout.block_bytes);
 #else
