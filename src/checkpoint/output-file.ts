@@ -1,6 +1,6 @@
 /** A file written at given positions, synchronously: what RandomAccessFile is for reading. */
 import { closeSync, fsyncSync, openSync, writeSync } from "node:fs";
-import { invariant, ShardloomError } from "../core/errors.js";
+import { invariant, reasonOf, ShardloomError } from "../core/errors.js";
 
 export class OutputFile {
   readonly path: string;
@@ -66,6 +66,6 @@ function open(path: string, flags: string): number {
 
 /** A file or directory that cannot be written, in the words of the system. */
 export function writeFailed(path: string, cause: unknown): ShardloomError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = reasonOf(cause);
   return new ShardloomError("WRITE_FAILED", `cannot write ${path}: ${reason}`, { file: path, reason }, { cause });
 }

@@ -1,6 +1,6 @@
 /** A file read at given positions, synchronously: a rank has nothing else to do while its weights arrive. */
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { CheckpointError, invariant, isErrnoException } from "../core/errors.js";
+import { CheckpointError, invariant, isErrnoException, reasonOf } from "../core/errors.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import { type BlockLayout, type BlockRuns, codeBytes, type SplitBlocks, splitBlocks } from "./block-layout.js";
 import { checkVersion, type OpenFile, versionOf } from "./open-file.js";
@@ -275,7 +275,7 @@ function notFound(path: string, received: string, cause?: unknown): CheckpointEr
 }
 
 function readFailed(file: string, cause: unknown, tensor?: string): CheckpointError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = reasonOf(cause);
   const what = tensor === undefined ? file : `${tensor} in ${file}`;
   const details = { file, reason, ...(tensor === undefined ? {} : { tensor }) };
   return new CheckpointError("READ_FAILED", `cannot read ${what}: ${reason}`, details, { cause });

@@ -2,6 +2,7 @@
  * Errors: one base class with a stable `code` and fields a program can read. They cross threads as plain data
  * (`toTransferable`) and come back with class, code, fields and stack (`fromTransferable`).
  */
+import { constants } from "node:os";
 
 /** Fields that say what an error is about. Only those that apply are set. */
 export interface ErrorDetails {
@@ -137,17 +138,31 @@ export function withRank(error: unknown, rank: number): unknown {
   return named;
 }
 
-/**
- * Whether an error is one of the system's, with its code: ENOENT, EIO, .. Not as NodeJS.ErrnoException: plugins are compiled
- * against this file, and need not have the types of Node.js.
- */
-export function isErrnoException(error: unknown): error is Error & { readonly code?: string } {
+/** An error of the system. Not NodeJS.ErrnoException: plugins are compiled against this file, and need not have the types of Node.js. */
+export interface SystemError extends Error {
+  readonly code?: string;
+  readonly errno?: number;
+  readonly syscall?: string;
+}
+
+/** Whether an error is one of the system's, with its code: ENOENT, EIO, .. */
+export function isErrnoException(error: unknown): error is SystemError {
   return error instanceof Error && "code" in error;
+}
+
+/** What the system says, with a name also for the errors that Node knows no name of, such as ESTALE. */
+export function reasonOf(cause: unknown): string {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  if (!isErrnoException(cause) || cause.errno === undefined || !reason.startsWith("Unknown system error"))
+    return reason;
+  const number = Math.abs(cause.errno);
+  const [name] = Object.entries(constants.errno).find(([, errno]) => errno === number) ?? [];
+  return name === undefined ? reason : `${name}, ${cause.syscall ?? "a call"} failed`;
 }
 
 /** The error of a file or directory that the system does not let us read: `FILE_NOT_FOUND`, or `READ_FAILED` for other reasons. */
 export function cannotRead(file: string, cause: unknown): CheckpointError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = reasonOf(cause);
   const isMissing = !isErrnoException(cause) || cause.code === "ENOENT" || cause.code === "ENOTDIR";
   const code = isMissing ? "FILE_NOT_FOUND" : "READ_FAILED";
   return new CheckpointError(code, `cannot read ${file}: ${reason}`, { file, reason }, { cause });

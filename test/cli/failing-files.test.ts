@@ -69,8 +69,9 @@ describe("files that misbehave", function () {
     copyFileSync(join(copy, "model.safetensors"), join(copy, "model.safetensors.new"));
     return copy;
   };
-  const generate = (model: string, ...more: readonly string[]): string[] => {
-    return ["generate", "--model", model, "--tp", "2", "--prompt-ids", "1,2,3", "--max-tokens", "4", ...more];
+  /** On more ranks than there are KV heads: some read what others wait for. */
+  const generate = (model: string): string[] => {
+    return ["generate", "--model", model, "--tp", "4", "--prompt-ids", "1,2,3", "--max-tokens", "4"];
   };
 
   for (const [what, how] of [
@@ -101,7 +102,7 @@ describe("files that misbehave", function () {
       what: "that a server no longer knows",
       failure: { call: "read", after: 20, with: `errno=${ESTALE}` },
       codes: "READ_FAILED",
-      reason: /[Ss]tale/,
+      reason: /[Ss]tale|ESTALE/,
     },
     {
       what: "that the file system is too busy for",
@@ -158,17 +159,18 @@ describe("files that misbehave", function () {
     ];
     const results = (): string[] => readdirSync(join(folder.path, "results"));
 
-    for (const [what, failure] of [
-      ["the disk is full", { call: "write", after: 3, with: `errno=${ENOSPC}` }],
-      ["the disk is full when it comes to writing back", { call: "sync", with: `errno=${ENOSPC}` }],
-      ["the user's share of it is used up", { call: "write", after: 2, with: `errno=${EDQUOT}` }],
-      ["the device fails", { call: "write", after: 1, with: `errno=${EIO}` }],
-      ["files may not be made", { call: "open", with: `errno=${EACCES}` }],
+    for (const [what, failure, reason] of [
+      ["the disk is full", { call: "write", after: 3, with: `errno=${ENOSPC}` }, /ENOSPC/],
+      ["the disk is full when it comes to writing back", { call: "sync", with: `errno=${ENOSPC}` }, /ENOSPC/],
+      ["the user's share of it is used up", { call: "write", after: 2, with: `errno=${EDQUOT}` }, /EDQUOT|UNKNOWN/],
+      ["the device fails", { call: "write", after: 1, with: `errno=${EIO}` }, /EIO/],
+      ["files may not be made", { call: "open", with: `errno=${EACCES}` }, /EACCES/],
     ] as const) {
       it(`${command}: says that ${what}, and leaves nothing`, async () => {
         const args = argsOf(fixture("tiny/llama/bf16"));
         const { code, stdout, stderr } = await run(args, { ...failure, path: ".out.incomplete-" });
         assert.match(stderr, /^shardloom: error\[WRITE_FAILED\]: cannot write .*\n$/);
+        assert.match(stderr, reason);
         assert.deepEqual([code, stdout, results()], [5, "", []]);
       });
     }
