@@ -119,7 +119,7 @@ describe("files that misbehave", function () {
     {
       what: "that becomes shorter",
       failure: { call: "read", after: 24, with: "shrink" },
-      codes: "SHORT_READ|FILE_CHANGED|FILE_TOO_SHORT|TRUNCATED_FILE|OFFSETS_OUT_OF_BOUNDS",
+      codes: "SHORT_READ|FILE_CHANGED|FILE_TOO_SHORT|TRUNCATED_FILE|OFFSETS_BEYOND_FILE",
       reason: /model\.safetensors/,
     },
     {
