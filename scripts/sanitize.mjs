@@ -1,6 +1,6 @@
 // Runs native code under sanitizers, and fails on any report.
-//   node scripts/sanitize.mjs address    memory errors and undefined behaviour: the tests of kernels and collectives, on
-//                                        an addon built with sanitizers
+//   node scripts/sanitize.mjs address    memory errors and undefined behaviour: the tests of kernels, collectives and of
+//                                        what reads files, on an addon built with sanitizers
 //   node scripts/sanitize.mjs thread     data races: the programs native/test/*_stress.cc; nothing else is shared by
 //                                        threads
 // Needs GCC on Linux. Node.js itself is not instrumented: the runtime of the address sanitizer is preloaded into it; the
@@ -22,6 +22,8 @@ if (kind !== "address" && kind !== "thread") {
 const mochaArguments = [
   ...["--no-config", "--forbid-only", "--timeout", "600000"],
   ...["dist/test/kernels/**/*.test.js", "dist/test/collectives/**/*.test.js"],
+  // Files are read by the addon too, on all threads of a rank.
+  ...["block-layout", "random-access-file"].map((name) => `dist/test/checkpoint/${name}.test.js`),
 ];
 
 function run(command, args, options = {}) {
