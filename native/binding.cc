@@ -23,7 +23,7 @@ namespace shardloom {
 namespace {
 
 // Version of the exports; must equal NATIVE_ABI of src/core/native-addon.ts.
-constexpr std::int32_t kAbi = 6;
+constexpr std::int32_t kAbi = 7;
 
 void destroy_instance(napi_env, void* data, void*) { delete static_cast<AddonInstance*>(data); }
 

@@ -42,8 +42,11 @@ bool prefer_node(int node) {
   return syscall(SYS_set_mempolicy, kPreferred, mask, static_cast<unsigned long>(kMaxNodes)) == 0;
 }
 
+std::int64_t thread_id() { return syscall(SYS_gettid); }
+
 #else
 
+std::int64_t thread_id() { return -1; }
 bool keep_to_cpus(const std::int32_t*, int) { return false; }
 bool prefer_node(int) { return false; }
 

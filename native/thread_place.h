@@ -1,4 +1,4 @@
-// Where the calling thread runs and which memory it takes. Linux only; false elsewhere, and where the system refuses.
+// Where the calling thread runs and which memory it takes. Linux only; elsewhere, and where the system refuses, they say so.
 #pragma once
 
 #include <cstdint>
@@ -10,5 +10,8 @@ bool keep_to_cpus(const std::int32_t* cpus, int count);
 
 // Has memory that the thread touches first lie on that NUMA node, as long as it has some.
 bool prefer_node(int node);
+
+// What the system calls the thread; -1 where it has no such number.
+std::int64_t thread_id();
 
 }  // namespace shardloom

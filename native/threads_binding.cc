@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <iterator>
+#include <vector>
 
 #include "arguments.h"
 #include "kernels/kernels.h"
@@ -66,6 +67,30 @@ bool place_all(ThreadPool* pool, const Place& place) {
   return kept;
 }
 
+// Returns what the system calls the helpers, in order; none where it has no such numbers.
+napi_value helper_ids(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "helperIds", 0);
+  const auto& pool = arguments.instance().pool;
+  std::vector<std::int64_t> ids(pool == nullptr ? 1 : static_cast<std::size_t>(pool->threads()), -1);
+  if (pool != nullptr) {
+    const auto task = [](const void* given, Range range, void*) {
+      auto& own = *static_cast<std::vector<std::int64_t>* const*>(given);
+      (*own)[static_cast<std::size_t>(range.begin)] = thread_id();
+    };
+    auto* all = &ids;
+    pool->run({pool->threads(), 1, 0}, pool->threads(), task, &all, nullptr);
+  }
+  napi_value result = nullptr;
+  napi_create_array(env, &result);
+  std::uint32_t count = 0;
+  for (std::size_t i = 1; i < ids.size() && ids[i] >= 0; i++) {
+    napi_value id = nullptr;
+    napi_create_int64(env, ids[i], &id);
+    napi_set_element(env, result, count++, id);
+  }
+  return result;
+}
+
 napi_value place_threads(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info, "placeThreads", 3);
   const Bytes list = arguments.bytes("cpus");
@@ -96,6 +121,7 @@ napi_status register_threads(napi_env env, napi_value exports, AddonInstance* in
   const napi_property_descriptor properties[] = {
       {"threads", nullptr, nullptr, get_threads, nullptr, nullptr, napi_enumerable, instance},
       {"setThreads", nullptr, set_threads, nullptr, nullptr, nullptr, napi_enumerable, instance},
+      {"helperIds", nullptr, helper_ids, nullptr, nullptr, nullptr, napi_enumerable, instance},
       {"placeThreads", nullptr, place_threads, nullptr, nullptr, nullptr, napi_enumerable, instance},
   };
   return napi_define_properties(env, exports, std::size(properties), properties);

@@ -42,6 +42,8 @@ export interface NativeAddon {
    * False where the system does not keep threads to CPUs, or refuses; some of them may be kept then.
    */
   placeThreads(cpus: Uint8Array, each: 0 | 1, node: number): boolean;
+  /** Ids of the system's (gettid) of the threads beside this one; none where it has no such ids. */
+  helperIds(): number[];
 
   // probes: see src/kernels/probe.ts
   /** Instruction set that the probes of arithmetic use: the best of this CPU, whatever kernels use. */
@@ -299,7 +301,7 @@ export interface NativeAddon {
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */
-export const NATIVE_ABI = 6;
+export const NATIVE_ABI = 7;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon; readonly path: string }

@@ -107,6 +107,7 @@ export class LoadRecorder implements LoadObserver {
   #readsObserved = false;
   /** Whether the read of a file that has begun is part of a phase of reading that was entered before. */
   #isReading = false;
+  #helpers: readonly number[] = [];
   #before: ThreadCounters | null = null;
 
   constructor(rank: number, clock: LoadClock) {
@@ -153,9 +154,10 @@ export class LoadRecorder implements LoadObserver {
     else this.#open.count(this.#top, bytes);
   }
 
-  /** From here on, what the system counts for the thread counts for loading. */
-  countSystem(): void {
-    this.#before = readThreadCounters();
+  /** From here on, what the system counts for the thread counts for loading, with what its helpers read. */
+  countSystem(helpers: readonly number[] = []): void {
+    this.#helpers = helpers;
+    this.#before = readThreadCounters(helpers);
   }
 
   /**
@@ -183,7 +185,7 @@ export class LoadRecorder implements LoadObserver {
   finish(memory: LoadedMemory): RankLoadRecord {
     if (this.#stack.length > 0) throw new InternalError(`loading ended within its phase ${this.#top}`);
     this.#advance();
-    const system = this.#before === null ? {} : countersBetween(this.#before, readThreadCounters());
+    const system = this.#before === null ? {} : countersBetween(this.#before, readThreadCounters(this.#helpers));
     return {
       rank: this.#rank,
       startNs: this.#startNs,

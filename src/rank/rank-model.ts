@@ -19,6 +19,7 @@ import { shapeOnly } from "../quantization/shape-only.js";
 import { unquantized } from "../quantization/unquantized.js";
 import { expectedWeights } from "./expected-weights.js";
 import type { RankOptions } from "./rank-options.js";
+import { helperIds } from "./rank-threads.js";
 
 /** How a rank was loaded. Plain data. */
 export interface RankReport {
@@ -112,7 +113,7 @@ export async function loadRankModel(
     verifyChecksums: kernels.backend !== "shape-only" && (options.verifyChecksums ?? true),
     ...(recorder === undefined ? {} : { observer: recorder }),
   };
-  recorder?.countSystem();
+  if (recorder !== undefined) recorder.countSystem(kernels.backend === "native" ? helperIds() : []);
   recorder?.enter("index", "headers");
   const opened = await loader.open(options.path, expectedWeights(family, json, options.weightSeed ?? 0), reader);
   recorder?.leave();

@@ -19,6 +19,12 @@ export interface RankThreads {
   readonly helpersWaiting: WaitingPolicy;
 }
 
+/** The system's ids of the calling thread's helpers. */
+export function helperIds(): readonly number[] {
+  const native = nativeAddon();
+  return native.loaded ? native.addon.helperIds() : [];
+}
+
 /**
  * Gives the calling thread its helpers and its place, before it takes any memory that is to lie near. Without the addon
  * it stays alone. Throws RankError `THREADS_UNAVAILABLE` when the system refuses threads. A place that it refuses is a

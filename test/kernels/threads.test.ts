@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import type { FloatDType } from "../../src/core/dtype.js";
 import { bytesOf, type Tensor } from "../../src/core/tensor.js";
@@ -213,6 +213,16 @@ describe("kernels on several threads", () => {
     }
     assert.throws(() => addon.setThreads(2, -1, 0), RangeError);
     assert.equal(addon.threads, 1);
+  });
+
+  it("are known by the ids that the system has for them, the calling thread left out", function () {
+    if (!existsSync("/proc/self/task")) this.skip();
+    for (const threads of [1, 3]) {
+      addon.setThreads(threads, 0, 0);
+      const ids = addon.helperIds();
+      assert.equal(new Set(ids).size, threads - 1);
+      for (const id of ids) assert.equal(readFileSync(`/proc/self/task/${id}/comm`, "utf8"), "shardloom\n");
+    }
   });
 
   it("keep to the CPUs that they are given, or say that the system does not let them", () => {
