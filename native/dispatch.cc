@@ -13,6 +13,8 @@ namespace {
 constexpr KernelTable kPortable = {
     .isa = "portable",
     .linear = portable::linear,
+    .linear_bf16 = portable::linear_bf16,
+    .bf16_pairs = false,
     .linear_code4 = portable::linear_code4,
     .linear_int8 = portable::linear_int8,
     .quantize_int16 = portable::quantize_int16,
@@ -45,6 +47,8 @@ constexpr KernelTable kPortable = {
 constexpr KernelTable kAvx2 = {
     .isa = "avx2",
     .linear = avx2::linear,
+    .linear_bf16 = avx2::linear_bf16,
+    .bf16_pairs = false,
     .linear_code4 = avx2::linear_code4,
     .linear_int8 = avx2::linear_int8,
     .quantize_int16 = avx2::quantize_int16,
@@ -75,6 +79,8 @@ constexpr KernelTable kAvx2 = {
 constexpr KernelTable kAvx512 = {
     .isa = "avx512",
     .linear = avx512::linear,
+    .linear_bf16 = avx512::linear_bf16,
+    .bf16_pairs = false,
     .linear_code4 = avx512::linear_code4,
     .linear_int8 = avx512::linear_int8,
     .quantize_int16 = avx512::quantize_int16,
@@ -114,6 +120,16 @@ constexpr KernelTable avx512_with_vnni() {
 }
 constexpr KernelTable kAvx512Vnni = avx512_with_vnni();
 
+// The same with the dot products of bf16.
+constexpr KernelTable avx512_with_bf16() {
+  KernelTable table = kAvx512Vnni;
+  table.isa = "avx512bf16";
+  table.linear_bf16 = avx512bf16::linear_bf16;
+  table.bf16_pairs = true;
+  return table;
+}
+constexpr KernelTable kAvx512Bf16 = avx512_with_bf16();
+
 // Bits of CPUID leaf 1, ECX.
 constexpr unsigned kFma = 1u << 12;
 constexpr unsigned kOsXsave = 1u << 27;
@@ -127,6 +143,8 @@ constexpr unsigned kAvx512bw = 1u << 30;
 constexpr unsigned kAvx512vl = 1u << 31;
 // Bits of CPUID leaf 7, subleaf 0, ECX.
 constexpr unsigned kAvx512VnniBit = 1u << 11;
+// Bits of CPUID leaf 7, subleaf 1, EAX.
+constexpr unsigned kAvx512Bf16Bit = 1u << 5;
 // Register state that the OS saves (XCR0): SSE and AVX; for AVX-512 also masks and both halves of the ZMM registers.
 constexpr unsigned kAvxState = 0x06;
 constexpr unsigned kAvx512State = 0xe6;
@@ -145,16 +163,19 @@ struct CpuSupport {
   bool avx2;
   bool avx512;
   bool avx512_vnni;
+  bool avx512_bf16;  // and VNNI
 };
 
 CpuSupport detect() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || !has(ecx, kOsXsave | kAvx | kFma | kF16c)) return {false, false, false};
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || !has(ecx, kOsXsave | kAvx | kFma | kF16c)) return {};
   const unsigned state = enabled_state();
-  if (!has(state, kAvxState)) return {false, false, false};
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || !has(ebx, kAvx2Bit)) return {false, false, false};
+  if (!has(state, kAvxState)) return {};
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || !has(ebx, kAvx2Bit)) return {};
   const bool avx512 = has(ebx, kAvx512f | kAvx512dq | kAvx512bw | kAvx512vl) && has(state, kAvx512State);
-  return {true, avx512, avx512 && has(ecx, kAvx512VnniBit)};
+  const bool vnni = avx512 && has(ecx, kAvx512VnniBit);
+  const bool bf16 = vnni && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && has(eax, kAvx512Bf16Bit);
+  return {true, avx512, vnni, bf16};
 }
 
 #elif defined(__aarch64__)
@@ -163,6 +184,8 @@ CpuSupport detect() {
 constexpr KernelTable kNeon = {
     .isa = "neon",
     .linear = neon::linear,
+    .linear_bf16 = neon::linear_bf16,
+    .bf16_pairs = false,
     .linear_code4 = neon::linear_code4,
     .linear_int8 = neon::linear_int8,
     .quantize_int16 = neon::quantize_int16,
@@ -218,6 +241,7 @@ KernelTables supported_kernels() {
   KernelTables found = {};
 #if defined(__x86_64__)
   const CpuSupport cpu = detect();
+  if (cpu.avx512_bf16) found.tables[found.count++] = &kAvx512Bf16;
   if (cpu.avx512_vnni) found.tables[found.count++] = &kAvx512Vnni;
   if (cpu.avx512) found.tables[found.count++] = &kAvx512;
   if (cpu.avx2) found.tables[found.count++] = &kAvx2;

@@ -5,7 +5,7 @@
 
 namespace shardloom {
 
-inline constexpr int kMaxIsas = 4;
+inline constexpr int kMaxIsas = 5;
 
 struct KernelTables {
   const KernelTable* tables[kMaxIsas];  // best first

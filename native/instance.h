@@ -27,6 +27,8 @@ struct AddonInstance {
   WeightTable weights;
   // Rows of x as whole numbers, for the call in progress.
   QuantizedBuffer quantized;
+  // Rows of x in bf16, for the call in progress.
+  GrowingBuffer<bf16> rounded;
   // Threads that share the calls of kernels with the thread of this environment; null while it is alone.
   std::unique_ptr<ThreadPool> pool;
 

@@ -47,6 +47,39 @@ napi_value linear(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+// Rounds x to bf16, then multiplies.
+napi_value linear_bf16(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "linearBf16", 6);
+  const Region out = arguments.tensor("out", DType::f32);
+  const Region x = arguments.tensor("x", DType::f32);
+  const Region weight = arguments.tensor("weight", DType::bf16);
+  const Region bias = arguments.optional_tensor("bias", DType::f32);
+  const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
+  const std::int64_t first_column = arguments.integer("firstColumn", 0, kMaxInt32);
+  expect_apart(arguments, out, "weight", weight);
+  arguments.expect(weight.columns % 2 == 0, "expected a weight of an even number of inputs but it has %lld",
+                   static_cast<long long>(weight.columns));
+  const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, weight.rows, weight.columns);
+  if (!arguments.ok() || rows == 0) return nullptr;
+  AddonInstance& instance = arguments.instance();
+  bf16* rounded = instance.rounded.reserve(rows * args.inputs);
+  arguments.expect(rounded != nullptr, "not enough memory for %lld rows of activations", static_cast<long long>(rows));
+  if (rounded == nullptr) return nullptr;
+  const KernelTable& kernels = *instance.kernels;
+  instance.parallel(row_work(rows, args.inputs), [&](Range range, void*) {
+    for (std::int64_t m = range.begin; m < range.end; m++) {
+      kernels.narrow_bf16(rounded + m * args.inputs, args.x + m * args.x_stride, {0, args.inputs});
+    }
+  });
+  const auto weight_bytes = 2.0 * static_cast<double>(args.inputs);
+  instance.parallel(linear_work(weight.rows, weight_bytes, args.inputs, rows), [&](Range range, void* workspace) {
+    kernels.linear_bf16({args.out, args.out_stride, rounded, args.inputs, static_cast<const bf16*>(weight.data),
+                         args.bias, rows, args.inputs, workspace},
+                        range);
+  });
+  return nullptr;
+}
+
 napi_value linear_code4(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info, "linearCode4", 10);
   const Region out = arguments.tensor("out", DType::f32);
@@ -144,6 +177,7 @@ napi_status register_linear(napi_env env, napi_value exports, AddonInstance* ins
   };
   const napi_property_descriptor methods[] = {
       method("linear", linear),       method("linearCode4", linear_code4),       method("linearInt8", linear_int8),
+      method("linearBf16", linear_bf16),
       method("embedding", embedding), method("embeddingCode4", embedding_code4), method("embeddingInt8", embedding_int8),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);

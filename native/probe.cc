@@ -200,7 +200,8 @@ const ProbeTable& best_probe() {
 #if defined(__x86_64__)
   const CpuFeatures features = cpu_features();
   if (features.has("avx512f") && features.has("avx512bw") && features.has("avx512dq") && features.has("avx512vl")) {
-    return features.has("avx512_vnni") ? avx512::kProbeVnni : avx512::kProbe;
+    if (!features.has("avx512_vnni")) return avx512::kProbe;
+    return features.has("avx512_bf16") ? avx512::kProbeBf16 : avx512::kProbeVnni;
   }
   if (features.has("avx2") && features.has("fma")) return avx2::kProbe;
   return portable::kProbe;
@@ -262,6 +263,27 @@ double probe_dot_int8(ThreadPool* pool, double milliseconds) {
     static_cast<void>(kept);
     return operations;
   });
+}
+
+double probe_dot_bf16(ThreadPool* pool, double milliseconds) {
+  const ProbeTable& probe = best_probe();
+  if (probe.dot_bf16 == nullptr) return 0;
+  return operations_per_ns(pool, milliseconds, [&](std::int64_t rounds) {
+    float sink = 0;
+    const double operations = probe.dot_bf16(rounds, &sink);
+    volatile float kept = sink;
+    static_cast<void>(kept);
+    return operations;
+  });
+}
+
+bool bf16_pays() {
+  // Long enough to be told apart, short enough for a start.
+  constexpr double kMilliseconds = 0.1;
+  constexpr double kWorthRounding = 1.5;
+  static const bool pays =
+      probe_dot_bf16(nullptr, kMilliseconds) > kWorthRounding * probe_multiply_add(nullptr, kMilliseconds);
+  return pays;
 }
 
 double probe_cache_line(ThreadPool& pool, double milliseconds) { return one_way_ns<SpinningSide>(pool, milliseconds); }

@@ -54,6 +54,22 @@ napi_value dot_int8(napi_env env, napi_callback_info info) {
   return to_value(arguments, probe_dot_int8(arguments.instance().pool.get(), milliseconds));
 }
 
+napi_value dot_bf16(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "probeDotBf16", 1);
+  const double milliseconds = read_milliseconds(arguments);
+  if (!arguments.ok()) return nullptr;
+  napi_value none = nullptr;
+  if (best_probe().dot_bf16 == nullptr) return napi_create_double(env, 0, &none) == napi_ok ? none : nullptr;
+  return to_value(arguments, probe_dot_bf16(arguments.instance().pool.get(), milliseconds));
+}
+
+napi_value get_bf16_pays(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "bf16Pays", 0);
+  napi_value pays = nullptr;
+  napi_get_boolean(env, arguments.instance().kernels->bf16_pairs && bf16_pays(), &pays);
+  return pays;
+}
+
 // A probe of what passes between threads.
 napi_value between_threads(napi_env env, napi_callback_info info, const char* name,
                            double (*probe)(ThreadPool&, double)) {
@@ -102,6 +118,8 @@ napi_status register_probes(napi_env env, napi_value exports, AddonInstance* ins
       method("probeRead", read_memory),
       method("probeMultiplyAdd", multiply_add),
       method("probeDotInt8", dot_int8),
+      method("probeDotBf16", dot_bf16),
+      {"bf16Pays", nullptr, nullptr, get_bf16_pays, nullptr, nullptr, napi_enumerable, instance},
       method("probeCacheLine", cache_line),
       method("probeWake", wake),
       method("probeForkJoin", fork_join),

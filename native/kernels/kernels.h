@@ -43,6 +43,22 @@ struct LinearArgs {
   void* workspace;      // kWorkspaceBytes, of the calling thread
 };
 
+// The same with x in bf16 as well. A sum is cut into chunks of 2048 inputs. Within one, lane l of 16 adds up the pairs of
+// inputs l, l + 16, ..: of each pair the second product first, each with one rounding (fused). Lanes i and i + 8 are added,
+// then i and i + 4, + 2, + 1; chunks in order, the bias last. Subnormal operands and results are zeros of their sign. So
+// an element has the same bits for any number of rows, any range and any instruction set.
+struct Bf16LinearArgs {
+  float* out;
+  std::int64_t out_stride;
+  const bf16* x;
+  std::int64_t x_stride;  // even
+  const bf16* weight;     // [outputs, inputs], contiguous
+  const float* bias;      // [outputs] or null
+  std::int64_t rows;
+  std::int64_t inputs;    // even
+  void* workspace;        // kWorkspaceBytes, of the calling thread
+};
+
 // Element c of a row is codebook[code] * scales[c / block_size] + minimums[c / block_size], each operation rounded. Scales and
 // minimums are f32 or f16, as the checkpoint has them; f16 is widened, which is exact.
 struct Code4Matrix {
@@ -295,6 +311,9 @@ inline constexpr std::size_t kWorkspaceBytes = 512 * 1024;
 struct KernelTable {
   const char* isa;
   void (*linear)(const LinearArgs&, Range outputs);
+  void (*linear_bf16)(const Bf16LinearArgs&, Range outputs);
+  // Whether linear_bf16 has an instruction that multiplies and adds pairs of bf16.
+  bool bf16_pairs;
   void (*linear_code4)(const LinearArgs&, const Code4Matrix&, Range outputs);
   void (*linear_int8)(const LinearArgs&, const Int8Matrix&, Range outputs);
   // Arranged weights. An x that was quantized to int16 codes is for the `int16` kernels of one format only, for its limit

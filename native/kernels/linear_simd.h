@@ -21,7 +21,7 @@ struct Linear {
   // Inputs of a chunk: kTileRows + kTileOutputs rows of this many floats fit the L1 cache.
   static constexpr std::int64_t kChunk = 1024;
   // A tile needs kTileRows * kTileOutputs accumulators, kTileRows inputs and one weight in registers.
-  static constexpr int kTileRows = V::kRegisters == 32 ? 6 : 3;
+  static constexpr int kTileRows = V::kRegisters == 32 ? 6 : V::kRegisters == 16 ? 3 : 1;
   static constexpr int kTileOutputs = 4;
   // From this many rows on, decoding into a panel pays.
   static constexpr std::int64_t kPanelFromRows = V::kRegisters == 32 ? 48 : 32;

@@ -14,6 +14,8 @@ struct ProbeTable {
   double (*multiply_add)(std::int64_t rounds, float* sink);
   // Sums products of int8 codes in int32 the fastest way the CPU has, as kernels do. Returns the operations, as above.
   double (*dot_int8)(std::int64_t rounds, std::int32_t* sink);
+  // The same of products of bf16, in f32; null where the CPU has no instruction for them.
+  double (*dot_bf16)(std::int64_t rounds, float* sink);
 };
 
 inline constexpr std::size_t kProbeReadStep = 1024;
@@ -27,6 +29,7 @@ extern const ProbeTable kProbe;
 namespace avx512 {
 extern const ProbeTable kProbe;
 extern const ProbeTable kProbeVnni;
+extern const ProbeTable kProbeBf16;
 }
 namespace neon {
 extern const ProbeTable kProbe;

@@ -64,9 +64,21 @@ double dot_int8_vnni(std::int64_t rounds, std::int32_t* sink) {
   });
 }
 
+double dot_bf16(std::int64_t rounds, float* sink) {
+  __m512 sums[kSums];
+  const __m512i ones = _mm512_set1_epi32(0x3f803f80);
+  repeat<kSums>([&](auto i) { sums[i] = _mm512_setzero_ps(); });
+  for (std::int64_t round = 0; round < rounds; round++) {
+    repeat<kSums>([&](auto i) { __asm__ volatile("vdpbf16ps %1, %1, %0" : "+v"(sums[i]) : "v"(ones)); });
+  }
+  repeat<kSums>([&](auto i) { *sink += _mm512_cvtss_f32(sums[i]); });
+  return 2.0 * 32 * kSums * static_cast<double>(rounds);
+}
+
 }  // namespace
 
-constexpr ProbeTable kProbe = {"avx512", read, multiply_add, dot_int8};
-constexpr ProbeTable kProbeVnni = {"avx512vnni", read, multiply_add, dot_int8_vnni};
+constexpr ProbeTable kProbe = {"avx512", read, multiply_add, dot_int8, nullptr};
+constexpr ProbeTable kProbeVnni = {"avx512vnni", read, multiply_add, dot_int8_vnni, nullptr};
+constexpr ProbeTable kProbeBf16 = {"avx512bf16", read, multiply_add, dot_int8_vnni, dot_bf16};
 
 }  // namespace shardloom::avx512

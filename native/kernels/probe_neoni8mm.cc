@@ -10,6 +10,6 @@ double dot_int8(std::int64_t rounds, std::int32_t* sink) {
 
 }  // namespace
 
-constexpr ProbeTable kProbe = {"neoni8mm", probe_read_neon, probe_multiply_add_neon, dot_int8};
+constexpr ProbeTable kProbe = {"neoni8mm", probe_read_neon, probe_multiply_add_neon, dot_int8, nullptr};
 
 }  // namespace shardloom::neoni8mm

@@ -46,6 +46,6 @@ double dot_int8(std::int64_t rounds, std::int32_t* sink) {
 
 }  // namespace
 
-constexpr ProbeTable kProbe = {"portable", read, multiply_add, dot_int8};
+constexpr ProbeTable kProbe = {"portable", read, multiply_add, dot_int8, nullptr};
 
 }  // namespace shardloom::portable

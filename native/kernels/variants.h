@@ -6,6 +6,7 @@
 namespace shardloom::portable {
 
 void linear(const LinearArgs& args, Range outputs);
+void linear_bf16(const Bf16LinearArgs& args, Range outputs);
 void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
 void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
 void quantize_int16(const QuantizeArgs& args, Range rows);
@@ -37,6 +38,7 @@ void narrow_bf16(bf16* out, const float* x, Range elements);
 namespace shardloom::avx2 {
 
 void linear(const LinearArgs& args, Range outputs);
+void linear_bf16(const Bf16LinearArgs& args, Range outputs);
 void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
 void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
 void quantize_int16(const QuantizeArgs& args, Range rows);
@@ -65,6 +67,7 @@ void narrow_bf16(bf16* out, const float* x, Range elements);
 namespace shardloom::avx512 {
 
 void linear(const LinearArgs& args, Range outputs);
+void linear_bf16(const Bf16LinearArgs& args, Range outputs);
 void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
 void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
 void quantize_int16(const QuantizeArgs& args, Range rows);
@@ -99,9 +102,16 @@ void arranged_int8_int8(const ArrangedLinearArgs& args, const ArrangedInt8& weig
 
 }  // namespace shardloom::avx512vnni
 
+namespace shardloom::avx512bf16 {
+
+void linear_bf16(const Bf16LinearArgs& args, Range outputs);
+
+}  // namespace shardloom::avx512bf16
+
 namespace shardloom::neon {
 
 void linear(const LinearArgs& args, Range outputs);
+void linear_bf16(const Bf16LinearArgs& args, Range outputs);
 void linear_code4(const LinearArgs& args, const Code4Matrix& weight, Range outputs);
 void linear_int8(const LinearArgs& args, const Int8Matrix& weight, Range outputs);
 void quantize_int16(const QuantizeArgs& args, Range rows);

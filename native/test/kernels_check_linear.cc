@@ -59,6 +59,39 @@ void check_dense(Check& check) {
   });
 }
 
+// Bit for bit what the portable kernel gives.
+void check_bf16(Check& check) {
+  check.each_case([&](Random& random) {
+    const Numbers numbers = any_numbers(random);
+    const Sizes sizes = any_sizes(random, 2);
+    check.describe(sizes, ", ", name_of(numbers), " numbers");
+    const Operands operands(random, sizes, numbers);
+    const Array<bf16> weight(sizes.outputs * sizes.inputs), x(sizes.rows * sizes.inputs);
+    fill(random, weight, numbers);
+    for (std::int64_t m = 0; m < sizes.rows; m++) {
+      check.portable.narrow_bf16(x.data() + m * sizes.inputs, operands.x.data() + m * sizes.x_stride, {0, sizes.inputs});
+    }
+    const auto apply = [&](const KernelTable& kernels, const Output& out, Range rows, Range outputs) {
+      kernels.linear_bf16({out.row(rows.begin), sizes.out_stride, x.data() + rows.begin * sizes.inputs, sizes.inputs,
+                           weight.data(), operands.with_bias ? operands.bias.data() : nullptr, rows.end - rows.begin,
+                           sizes.inputs, check.workspace.fresh()},
+                          outputs);
+    };
+    const Output received = operands.output(), expected = operands.output(), parts = operands.output();
+    apply(check.variant, received, {0, sizes.rows}, {0, sizes.outputs});
+    apply(check.portable, expected, {0, sizes.rows}, {0, sizes.outputs});
+    check.expect_same(received, expected, "the result");
+    check.digest(received);
+    const std::int64_t row = random.between(1, sizes.rows), output = random.between(0, sizes.outputs);
+    for (const Range rows : {Range{0, row}, Range{row, sizes.rows}}) {
+      if (rows.begin == rows.end) continue;
+      apply(check.variant, parts, rows, {0, output});
+      apply(check.variant, parts, rows, {output, sizes.outputs});
+    }
+    check.expect_same(parts, received, "the result of parts");
+  });
+}
+
 // The values in f32 give the same bits in the dense kernel.
 void check_dense_agrees(Check& check, const Operands& operands, const Array<float>& decoded, const Apply& apply) {
   const Output blocks = operands.output(), dense = operands.output();
@@ -142,6 +175,7 @@ void check_embedding_int8(Check& check) {
 
 void add_linear_checks(std::vector<KernelCheck>& checks) {
   checks.push_back({"linear", check_dense, same<&KernelTable::linear>, 1});
+  checks.push_back({"linear_bf16", check_bf16, same<&KernelTable::linear_bf16>, 1});
   checks.push_back({"linear_code4", check_code4, same<&KernelTable::linear_code4>, 1});
   checks.push_back({"linear_int8", check_int8, same<&KernelTable::linear_int8>, 1});
   checks.push_back({"embedding", check_embedding, same<&KernelTable::embedding>, 1});

@@ -76,8 +76,9 @@ export interface LaunchOptions extends CapacityOptions {
    */
   readonly kvCacheDtype?: KvCacheDType | undefined;
   /**
-   * How activations are multiplied with quantized weights: `f32` as they are; `int16` and `int8` rounded to whole numbers
-   * in blocks, which is faster; `auto`, the default, by instruction set and the rows of a call (activation-levels.ts).
+   * How activations meet weights: `f32` as they are; `bf16` rounded where weights are bf16; `int16` and `int8` rounded to whole
+   * numbers in blocks where weights are codes; `auto`, the default, by weight, instruction set and the rows of a call
+   * (activation-levels.ts). What is rounded is multiplied faster.
    */
   readonly activations?: Activations | undefined;
   /**

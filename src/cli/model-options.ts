@@ -60,7 +60,7 @@ export function addModelOptions(command: Command): void {
   addRanks(command)
     .option(
       "--activations <level>",
-      "how activations meet quantized weights: auto (by instruction set and batch), f32, int16, int8",
+      "what activations are rounded to where they meet weights: auto (by weight, instruction set and batch), f32, bf16, int16, int8",
       oneOf("--activations", ACTIVATIONS),
       "auto",
     )

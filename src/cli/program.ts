@@ -22,7 +22,7 @@ Environment variables:
   SHARDLOOM_PLUGINS         plugins to load, separated by commas, besides those of --plugin
   SHARDLOOM_LOG_LEVEL       level of the log on stderr, where no flag sets it (default: warn)
   SHARDLOOM_KERNELS         reference: compute in TypeScript, without the native addon
-  SHARDLOOM_ISA             instruction set of the native kernels: portable, avx2, avx512, avx512vnni, or on
+  SHARDLOOM_ISA             instruction set of the native kernels: portable, avx2, avx512, avx512vnni, avx512bf16, or on
                             Arm64 portable, neon, neondotprod, neoni8mm
   SHARDLOOM_NATIVE_ADDON    path of the native addon
   HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE

@@ -1,23 +1,35 @@
 /**
- * How activations meet quantized weights, and what the two levels of whole numbers are, exactly.
+ * How activations meet weights, and what the levels that round them are, exactly.
  *
  * - `f32`: activations as they are, weights dequantized, f32 sums.
- * - `int16`, `int8`: activations are rounded to whole numbers in blocks of inputs, codes of weights to whole numbers of as
+ * - `bf16`, for weights in bf16: activations are rounded to bf16, to nearest, ties to even. Sums are f32, in an order and with
+ *   roundings that are the same on every instruction set (Bf16LinearArgs of native/kernels/kernels.h). Frameworks that run a
+ *   bf16 model on a GPU round its activations in this way everywhere; here only those that meet a weight.
+ * - `int16`, `int8`, for codes: activations are rounded to whole numbers in blocks of inputs, codes of weights to whole numbers of as
  *   many bits; the products of a block are summed exactly, and the sum is scaled by what the block's activations and
  *   weights are worth. Blocks are added in the order of inputs, in f32.
- * - `auto`: a level by instruction set and rows of a call. At one level an element has the same bits for any number of rows;
- *   `auto` may take another level for another number of rows.
+ * - `auto`: a level by format of the weight, instruction set and rows of a call. At one level an element has the same bits
+ *   for any number of rows; `auto` may take another level for another number of rows.
+ *
+ * A weight that a level is not for is multiplied with in f32.
  *
  * The bounds below keep 64 products inside 32 bits: 64 * 4096 * 8191 < 2^31, 64 * 128 * 32767 < 2^31.
  */
 
-export const ACTIVATIONS = ["auto", "f32", "int16", "int8"] as const;
+import type { DenseWeight } from "./kernels.js";
+
+export const ACTIVATIONS = ["auto", "f32", "bf16", "int16", "int8"] as const;
 export type Activations = (typeof ACTIVATIONS)[number];
 export type ActivationLevel = Exclude<Activations, "auto">;
-export type IntegerLevel = Exclude<ActivationLevel, "f32">;
+export type IntegerLevel = Exclude<ActivationLevel, "f32" | "bf16">;
 
 export function isActivations(value: string): value is Activations {
   return ACTIVATIONS.some((each) => each === value);
+}
+
+/** Whether a weight can be multiplied with at the level `bf16`: it is in bf16, and its inputs make pairs. */
+export function takesBf16({ matrix }: DenseWeight): boolean {
+  return matrix.tensor.dtype === "bf16" && matrix.columns % 2 === 0;
 }
 
 /** Largest magnitude of an activation's code, by the format of the weight it meets. */

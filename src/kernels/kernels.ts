@@ -19,6 +19,8 @@ export type LinearWeight = DenseWeight | Code4Weight | Int8Weight | PreparedWeig
 export interface DenseWeight {
   readonly format: "dense";
   readonly matrix: Operand;
+  /** The level it is multiplied with at, where `prepareLinear` chose another one than f32. */
+  readonly activations?: "bf16";
 }
 
 /** 4-bit codes: element c of a row is `codebook[code] * scales[c / blockSize] + minimums[c / blockSize]`. */
@@ -109,7 +111,7 @@ export interface AttentionBatch {
 export interface Kernels {
   /** "shape-only" computes nothing: its operands may be virtual tensors (shape-only.ts). */
   readonly backend: "native" | "reference" | "shape-only";
-  /** "avx512vnni", "avx512", "avx2", "neoni8mm", "neondotprod", "neon", "portable", "typescript", or "none". */
+  /** "avx512bf16", "avx512vnni", "avx512", "avx2", "neoni8mm", "neondotprod", "neon", "portable", "typescript", or "none". */
   readonly isa: string;
 
   /** Makes a tensor usable by kernels; validates dtype, alignment and extent once. */
@@ -121,8 +123,8 @@ export interface Kernels {
    * Takes a weight over for `linear` and `embedding`, once, when it is loaded: the kernels may keep its codes and scales in
    * an order of their own, in the same bytes, and multiply at the level of activations they were made with
    * (activation-levels.ts). The caller uses what is returned from then on, and reads the weight's operands no more.
-   * Returns the weight as it is where there is nothing to prepare: dense weights, the level f32, blocks or codebooks that
-   * only the exact kernels take.
+   * Returns the weight as it is where there is nothing to prepare: the level f32, dense weights in f32 or f16, blocks or
+   * codebooks that only the exact kernels take.
    */
   prepareLinear(weight: LinearWeight): LinearWeight;
   /** Forgets a weight that `prepareLinear` returned. Using it afterwards throws. Its operands are released by themselves. */

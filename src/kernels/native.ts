@@ -6,7 +6,7 @@ import { InternalError, ShardloomError } from "../core/errors.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import type { Operand } from "../core/operand.js";
 import { bytesOf, type Tensor } from "../core/tensor.js";
-import type { Activations } from "./activation-levels.js";
+import { type Activations, takesBf16 } from "./activation-levels.js";
 import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
 import { operandExtents } from "./operand-extents.js";
 
@@ -63,7 +63,12 @@ class NativeKernels implements Kernels {
 
   prepareLinear(weight: LinearWeight): LinearWeight {
     const activations = this.#activations;
-    if (activations === "f32" || weight.format === "dense" || weight.format === "prepared") return weight;
+    if (activations === "f32" || weight.format === "prepared") return weight;
+    if (weight.format === "dense") {
+      const rounds = activations === "bf16" || (activations === "auto" && this.#addon.bf16Pays);
+      return rounds && takesBf16(weight) ? { ...weight, activations: "bf16" } : weight;
+    }
+    if (activations === "bf16") return weight;
     const { codes, scales, minimums, blockSize } = weight;
     const level = ACTIVATIONS[activations];
     const handle =
@@ -153,7 +158,11 @@ class NativeKernels implements Kernels {
       return;
     }
     if (weight.format === "dense") {
-      addon.linear(out.handle, x.handle, weight.matrix.handle, handleOf(bias), rows, firstColumn);
+      if (weight.activations === "bf16") {
+        addon.linearBf16(out.handle, x.handle, weight.matrix.handle, handleOf(bias), rows, firstColumn);
+      } else {
+        addon.linear(out.handle, x.handle, weight.matrix.handle, handleOf(bias), rows, firstColumn);
+      }
       return;
     }
     const { codes, scales, minimums, blockSize } = weight;

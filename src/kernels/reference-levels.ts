@@ -1,14 +1,17 @@
-/** Linear layers at the levels of whole numbers (activation-levels.ts), in plain TypeScript. */
+/** Linear layers at the levels that round activations (activation-levels.ts), in plain TypeScript. */
+import { bf16ToF32, f32ToBf16 } from "../core/dtype.js";
 import { bytesOf, f32Of } from "../core/tensor.js";
 import {
   ACTIVATION_LIMIT,
+  type ActivationLevel,
   activationBlock,
   type IntegerLevel,
   roundBlock,
   roundCodebook,
+  takesBf16,
 } from "./activation-levels.js";
-import { blockValueReader, MIN_BLOCK_SIZE, weightExtents } from "./execution-format.js";
-import type { Code4Weight, Int8Weight, LinearWeight } from "./kernels.js";
+import { blockValueReader, MIN_BLOCK_SIZE, rowReader, weightExtents } from "./execution-format.js";
+import type { Code4Weight, DenseWeight, Int8Weight, LinearWeight } from "./kernels.js";
 
 const { fround } = Math;
 
@@ -31,8 +34,32 @@ interface RoundedWeight {
 }
 
 /** The product with a weight at a level, or null where only f32 will do. */
-export function roundedLinear(weight: LinearWeight, level: IntegerLevel): RoundedLinear | null {
-  if (weight.format === "dense" || weight.format === "prepared") return null;
+export function roundedLinear(weight: LinearWeight, level: Exclude<ActivationLevel, "f32">): RoundedLinear | null {
+  if (weight.format === "prepared") return null;
+  if (weight.format === "dense") return level === "bf16" && takesBf16(weight) ? bf16Linear(weight) : null;
+  return level === "bf16" ? null : integerLinear(weight, level);
+}
+
+/** Products of what is rounded to bf16, added in f64. */
+function bf16Linear(weight: DenseWeight): RoundedLinear {
+  const { outputs, inputs } = weightExtents(weight);
+  const read = rowReader(weight);
+  return (out, x, bias, rows) => {
+    const rounded = x.slice(0, rows * inputs).map((value) => bf16ToF32(f32ToBf16(value)));
+    const row = new Float32Array(inputs);
+    for (let n = 0; n < outputs; n++) {
+      read(n, row);
+      const column = out.firstColumn + n;
+      for (let m = 0; m < rows; m++) {
+        let sum = 0;
+        for (let k = 0; k < inputs; k++) sum += (rounded[m * inputs + k] ?? 0) * (row[k] ?? 0);
+        out.values[m * out.stride + column] = bias === null ? sum : sum + (bias[column] ?? 0);
+      }
+    }
+  };
+}
+
+function integerLinear(weight: Code4Weight | Int8Weight, level: IntegerLevel): RoundedLinear | null {
   const { outputs, inputs } = weightExtents(weight);
   if (weight.blockSize % MIN_BLOCK_SIZE !== 0) return null;
   const rounded = weight.format === "code4" ? roundedCode4(weight, inputs, level) : roundedInt8(weight, inputs);
