@@ -45,7 +45,7 @@ export const kernels: Bench = async (context) => {
   const rows: Row[] = [];
   const { weights: wanted } = context.options;
   for (const format of LINEAR_FORMATS.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
-    const levels: readonly ActivationLevel[] = format.quantized ? ["f32", "int16", "int8"] : ["f32"];
+    const { levels } = format;
     const validated = levels.map((level) => check(format, level));
     const entries = levels.flatMap((level) => {
       const native = createKernels(level, context.report);
@@ -129,9 +129,13 @@ function shareOfEntry(
   const which = threads === 1 ? "one" : "all";
   if (few) return shareOf("read", median, limits.readGBs[which], "GB/s");
   if (level === "f32") return shareOf("f32 peak", median, limits.fmaGflops[which], "GFLOP/s");
+  if (level === "bf16") {
+    const peak = limits.dotBf16Gflops;
+    return peak === null ? null : shareOf("bf16 peak", median, peak[which], "GFLOP/s");
+  }
   // Half as many int16 products fit a vector; that is the limit only where one instruction sums products of either.
   const peak = level === "int8" ? limits.dotInt8Gops[which] : limits.dotInt8Gops[which] / 2;
-  return level === "int8" || limits.isa.endsWith("vnni") ? shareOf(`${level} peak`, median, peak, "GOP/s") : null;
+  return level === "int8" || /vnni|bf16/.test(limits.isa) ? shareOf(`${level} peak`, median, peak, "GOP/s") : null;
 }
 
 /** Compares with the reference kernels. Throws an Error that says how far off the result is. */

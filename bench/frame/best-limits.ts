@@ -20,6 +20,10 @@ export function betterOf(a: MachineLimits, b: MachineLimits): MachineLimits {
     readGBs: higher(a.readGBs, b.readGBs),
     fmaGflops: higher(a.fmaGflops, b.fmaGflops),
     dotInt8Gops: higher(a.dotInt8Gops, b.dotInt8Gops),
+    dotBf16Gflops:
+      a.dotBf16Gflops === null || b.dotBf16Gflops === null
+        ? (a.dotBf16Gflops ?? b.dotBf16Gflops)
+        : higher(a.dotBf16Gflops, b.dotBf16Gflops),
     exchange:
       x === null || y === null
         ? (x ?? y)

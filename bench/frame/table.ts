@@ -29,12 +29,13 @@ function formatMachine({ cpu, cpuModel, cpus, memoryBytes, system, node, kernels
 
 function formatLimits(limits: MachineLimits | null): string {
   if (limits === null) return "limits: not measured without the addon";
-  const { isa, threads, readGBs, fmaGflops, dotInt8Gops, exchange } = limits;
+  const { isa, threads, readGBs, fmaGflops, dotInt8Gops, dotBf16Gflops, exchange } = limits;
   const scaling = ({ one, all }: Scaling): string => `${number(one)} / ${number(all)}`;
+  const bf16 = dotBf16Gflops === null ? "" : `, bf16 ${scaling(dotBf16Gflops)} GFLOP/s`;
   const line = exchange === null ? "" : `, cache line ${number(exchange.cacheLineNs)} ns`;
   return (
     `limits (1 / ${threads} threads, ${isa}): read ${scaling(readGBs)} GB/s, f32 ${scaling(fmaGflops)} GFLOP/s, ` +
-    `int8 ${scaling(dotInt8Gops)} GOP/s${line}`
+    `int8 ${scaling(dotInt8Gops)} GOP/s${bf16}${line}`
   );
 }
 

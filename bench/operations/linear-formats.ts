@@ -2,14 +2,15 @@
 import type { FloatDType } from "../../src/core/dtype.js";
 import type { Operand } from "../../src/core/operand.js";
 import { f32Of, tensorBytes } from "../../src/core/tensor.js";
+import type { ActivationLevel } from "../../src/kernels/activation-levels.js";
 import type { Kernels, LinearWeight } from "../../src/kernels/kernels.js";
 import type { Random } from "../models/weight-types.js";
 import { codes, floats, zeros } from "./random-tensors.js";
 
 export interface LinearFormat {
   readonly name: string;
-  /** Whether levels of activations make a difference. */
-  readonly quantized: boolean;
+  /** Levels of activations that make a difference. */
+  readonly levels: readonly ActivationLevel[];
   /** A weight `[outputs, inputs]`, as a linear method prepares it for `kernels`. */
   readonly make: (kernels: Kernels, outputs: number, inputs: number, random: Random) => MadeWeight;
 }
@@ -42,7 +43,7 @@ export const LINEAR_FORMATS: readonly LinearFormat[] = [
 function dense(dtype: FloatDType): LinearFormat {
   return {
     name: dtype,
-    quantized: false,
+    levels: dtype === "bf16" ? ["f32", "bf16"] : ["f32"],
     make: (kernels, outputs, inputs, random) => {
       const matrix = kernels.bind(floats(dtype, [outputs, inputs], AMPLITUDE, random));
       return prepared(kernels, { format: "dense", matrix }, [matrix]);
@@ -59,7 +60,7 @@ function code4(
 ): LinearFormat {
   return {
     name,
-    quantized: true,
+    levels: ["f32", "int16", "int8"],
     make: (kernels, outputs, inputs, random) => {
       const perBlock = (): Operand =>
         kernels.bind(floats(valueDType, [outputs, inputs / blockSize], AMPLITUDE, random));
@@ -83,7 +84,7 @@ function int8(
 ): LinearFormat {
   return {
     name,
-    quantized: true,
+    levels: ["f32", "int16", "int8"],
     make: (kernels, outputs, inputs, random) => {
       const blockSize = blockOf(inputs);
       const operands = {

@@ -151,13 +151,14 @@ function choicesOf({ addon, kernels, placement }: DoctorReport): readonly Line[]
 
 function limitsOf({ limits }: DoctorReport): readonly Line[] {
   if (limits === null) return [];
-  const { isa, threads, readGBs, fmaGflops, dotInt8Gops, exchange } = limits;
+  const { isa, threads, readGBs, fmaGflops, dotInt8Gops, dotBf16Gflops, exchange } = limits;
   const scaled = ({ one, all }: MachineLimits["readGBs"], unit: string): string =>
     `${one.toFixed(1)} ${unit} by one thread, ${all.toFixed(1)} by ${threads}`;
   const lines: Line[] = [
     ["memory read", scaled(readGBs, "GB/s")],
     ["f32 multiply-add", `${scaled(fmaGflops, "GFLOP/s")} (${isa})`],
     ["int8 dot product", `${scaled(dotInt8Gops, "GOP/s")} (${isa})`],
+    ["bf16 dot product", dotBf16Gflops === null ? "none" : `${scaled(dotBf16Gflops, "GFLOP/s")} (${isa})`],
   ];
   if (exchange === null) return lines;
   const { cacheLineNs, wakeMicros, forkJoinMicros } = exchange;

@@ -17,6 +17,8 @@ export interface MachineLimits {
   readonly fmaGflops: Scaling;
   /** int8 products summed in int32, two operations each, in GOP/s. */
   readonly dotInt8Gops: Scaling;
+  /** bf16 products summed in f32, two operations each, in GFLOP/s; null where the CPU has no instruction for them. */
+  readonly dotBf16Gflops: Scaling | null;
   /** What passes between two threads takes so long; null on a single core. */
   readonly exchange: Exchange | null;
 }
@@ -75,6 +77,7 @@ export function measureLimits(options: ProbeOptions): MachineLimits | null {
       readGBs: { one: one.read, all: all.read },
       fmaGflops: { one: one.multiplyAdd, all: all.multiplyAdd },
       dotInt8Gops: { one: one.dotInt8, all: all.dotInt8 },
+      dotBf16Gflops: one.dotBf16 === 0 ? null : { one: one.dotBf16, all: all.dotBf16 },
       exchange: threads === 1 ? null : measureExchange(addon, milliseconds),
     };
   } finally {
@@ -102,6 +105,7 @@ interface Throughput {
   readonly read: number;
   readonly multiplyAdd: number;
   readonly dotInt8: number;
+  readonly dotBf16: number;
 }
 
 function measureThreads(addon: NativeAddon, options: ProbeOptions): Throughput {
@@ -110,6 +114,7 @@ function measureThreads(addon: NativeAddon, options: ProbeOptions): Throughput {
     read: addon.probeRead(readBytes, PASSES),
     multiplyAdd: addon.probeMultiplyAdd(milliseconds),
     dotInt8: addon.probeDotInt8(milliseconds),
+    dotBf16: addon.probeDotBf16(milliseconds),
   };
 }
 

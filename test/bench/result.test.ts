@@ -40,6 +40,7 @@ const result: BenchResult = {
     readGBs: { one: 20, all: 40 },
     fmaGflops: { one: 100, all: 200 },
     dotInt8Gops: { one: 150, all: 300 },
+    dotBf16Gflops: null,
     exchange: { cacheLineNs: 50, wakeMicros: 5, forkJoinMicros: 1 },
   },
   peers: [

@@ -25,6 +25,7 @@ describe("probes of the machine", () => {
     const needs: Record<string, readonly string[]> = {
       avx2: ["avx2", "fma", "f16c"],
       avx512: ["avx512f", "avx512bw", "avx512dq", "avx512vl"],
+      avx512bf16: ["avx512_bf16", "avx512_vnni"],
       neon: ["asimd"],
     };
     for (const isa of addon.supportedIsas) {

@@ -6,6 +6,7 @@ import type { FloatDType } from "../../src/core/dtype.js";
 import { bytesOf, type Tensor } from "../../src/core/tensor.js";
 import type { Kernels } from "../../src/kernels/kernels.js";
 import { KV_CACHE_DTYPES } from "../../src/kernels/kv-cache-dtype.js";
+import { createNativeKernels } from "../../src/kernels/native.js";
 import { helperThreads, helperThreadsAre } from "../coordinator/threads.js";
 import { boundCache, copyOf, copyOfCache, randomCache, tensorsOf } from "./cache-tensors.js";
 import { bitsOf, forEachIsa, integers, loadedAddon, Random, scoped, zeros } from "./tensors.js";
@@ -36,6 +37,27 @@ function linearRuns(): Record<string, Run> {
         return [out];
       };
     }
+  }
+  return runs;
+}
+
+function bf16Runs(): Record<string, Run> {
+  const rounding = createNativeKernels("bf16");
+  const runs: Record<string, Run> = {};
+  for (const [rows, inputs, outputs] of [
+    [1, 1100, 203],
+    [50, 130, 131],
+  ] as const) {
+    const random = new Random(rows);
+    const [x, weight] = [random.floats("f32", [rows, inputs]), random.floats("bf16", [outputs, inputs])];
+    runs[`linear of ${rows} rows, activations in bf16`] = () => {
+      const out = zeros("f32", [rows, outputs]);
+      scoped(rounding, (bind) => {
+        const prepared = rounding.prepareLinear({ format: "dense", matrix: bind(weight) });
+        rounding.linear(bind(out), bind(x), prepared, null, rows);
+      });
+      return [out];
+    };
   }
   return runs;
 }
@@ -193,7 +215,7 @@ describe("kernels on several threads", () => {
   afterEach(() => addon.setThreads(1, 0, 0));
 
   forEachIsa((kernels) => {
-    const runs = { ...linearRuns(), ...blockRuns(), ...rowRuns(), ...attentionRuns() };
+    const runs = { ...linearRuns(), ...bf16Runs(), ...blockRuns(), ...rowRuns(), ...attentionRuns() };
     for (const [name, run] of Object.entries(runs)) {
       it(`give the bits of one thread: ${name}`, () => {
         addon.setThreads(1, 0, 0);
