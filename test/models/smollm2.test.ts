@@ -34,7 +34,7 @@ describe("SmolLM2-135M-Instruct on worker threads, against transformers", () => 
     describe(`in bf16 at ${tensorParallelSize} ranks`, () => {
       let engine: Engine;
       before(async () => {
-        engine = await launch({ model: rounded, tensorParallelSize });
+        engine = await launch({ model: rounded, tensorParallelSize, activations: "f32" });
       });
       after(() => engine.close());
 
@@ -112,6 +112,18 @@ describe("SmolLM2-135M-Instruct on worker threads, against transformers", () => 
       }
     });
   }
+
+  it("scores the golden text in bf16, activations as the CPU takes them, within 0.02% of the golden negative log-likelihood", async () => {
+    const { ids, results } = JSON.parse(readFileSync(fixture("smollm2/nll.json"), "utf8"));
+    const engine = await launch({ model: rounded });
+    try {
+      const { nllMean } = await engine.score(ids);
+      const expected: number = results.bf16.meanNll;
+      assert.ok(Math.abs(nllMean - expected) <= 0.0002 * expected, `${nllMean} against ${expected}`);
+    } finally {
+      await engine.close();
+    }
+  });
 
   describe("as the quantized GGUF file, text", () => {
     let engine: Engine;

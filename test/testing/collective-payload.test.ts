@@ -7,7 +7,7 @@ const model = fixture("tiny/llama/bf16");
 const tokenIds = [3, 17, 42, 5, 99, 23, 8, 64];
 
 async function nllOnThreads(collectivePayload: CollectivePayload): Promise<readonly number[]> {
-  const engine = await launch({ model, tensorParallelSize: 2, collectivePayload });
+  const engine = await launch({ model, tensorParallelSize: 2, collectivePayload, activations: "f32" });
   try {
     return [...(await engine.score(tokenIds)).nll];
   } finally {

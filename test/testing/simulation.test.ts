@@ -44,10 +44,11 @@ describe("a simulated tensor-parallel group", () => {
   it("computes what worker threads compute, bit for bit", async () => {
     const kernels = nativeAddon().loaded ? "native" : "reference";
     const sampling = { maxTokens: 5, logprobs: 20 };
-    const engine = await launch({ model: tiny("mistral"), tensorParallelSize: 3, logLevel: "error" });
+    const model = tiny("mistral");
+    const engine = await launch({ model, tensorParallelSize: 3, activations: "f32", logLevel: "error" });
     const onThreads = await collect(engine, PROMPT, sampling);
     await engine.close();
-    const simulation = await load({ model: tiny("mistral"), worldSize: 3, kernels, order: "shuffled" });
+    const simulation = await load({ model, worldSize: 3, kernels, order: "shuffled" });
     const inTurns = await collect(simulation.engine, PROMPT, sampling);
     assert.deepEqual(inTurns, onThreads);
     assert.equal(onThreads.logprobs.length, 5);
