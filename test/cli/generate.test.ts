@@ -65,7 +65,8 @@ describe("shardloom generate", () => {
   });
 
   it("--logprobs reports the likeliest tokens with transformers' log-probabilities", async () => {
-    const args = ["--model", TINY_LLAMA, "--prompt-ids", "433", "--max-tokens", "5", "--logprobs", "4"];
+    const prompt = ["--prompt-ids", "433", "--max-tokens", "5", "--logprobs", "4"];
+    const args = ["--model", TINY_LLAMA, "--activations", "f32", ...prompt];
     const { outputs } = await generateJson(args);
     const steps = prompts[0]?.steps ?? [];
     assert.equal(outputs[0].logprobs.length, steps.length);

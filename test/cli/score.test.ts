@@ -12,7 +12,8 @@ describe("shardloom score", () => {
   const mean = nll.reduce((sum, value) => sum + value, 0) / nll.length;
 
   async function scoreJson(file: string, tp: number, input = "") {
-    const args = ["score", "--model", TINY_LLAMA, "--tp", `${tp}`, "--token-ids", file, "--json"];
+    const flags = ["--tp", `${tp}`, "--activations", "f32", "--token-ids", file, "--json"];
+    const args = ["score", "--model", TINY_LLAMA, ...flags];
     const { code, stdout, stderr } = await cli(args, { input });
     assert.equal(stderr, "");
     assert.equal(code, 0);
