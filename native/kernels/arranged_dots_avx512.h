@@ -31,14 +31,22 @@ struct MultiplyAdd {
   static __m512i start(const std::int32_t*, std::int64_t) { return _mm512_setzero_si512(); }
 
   static __m512i pairs(__m512i sum, __m512i weights, __m512i x) {
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(weights, x));
+    return add_in_order(sum, _mm512_madd_epi16(weights, x));
   }
 
   // Two products of at most 128 * 127 do not saturate.
   static __m512i fours(__m512i sum, const Bytes& weights, __m512i x) {
     const __m512i signed_x = _mm512_mask_sub_epi8(x, weights.negative, _mm512_setzero_si512(), x);
     const __m512i pairs = _mm512_maddubs_epi16(weights.magnitudes, signed_x);
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    return add_in_order(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+  }
+
+ private:
+  // Left alone, GCC adds products to each other first, and keeps them in memory until then.
+  static __m512i add_in_order(__m512i sum, __m512i products) {
+    sum = _mm512_add_epi32(sum, products);
+    __asm__("" : "+v"(sum));
+    return sum;
   }
 };
 
