@@ -14,7 +14,7 @@ import { sharedReadsInTurns } from "../../src/checkpoint/shared-reads.js";
 import { weightBytes } from "../../src/checkpoint/weight-bytes.js";
 import type { JsonObject } from "../../src/core/json.js";
 import { bytesOf } from "../../src/core/tensor.js";
-import { quantize, shard } from "../../src/index.js";
+import { launch, quantize, shard } from "../../src/index.js";
 import { dummyCheckpoint } from "../../src/loading/dummy-loader.js";
 import { selectFamily } from "../../src/models/registry.js";
 import { expectedWeights } from "../../src/rank/expected-weights.js";
@@ -142,6 +142,20 @@ describe("one read a byte", function () {
     { name: "a sharded state of NF4", path: () => at("state"), worldSizes: [2, 3, 9] },
     { name: "INT8", path: () => at("int8"), worldSizes: [2, 6, 9], options: { plugins: [bitsandbytes] } },
   ];
+  for (const [what, options] of [
+    ["as it is", {}],
+    ["quantized while it is loaded", { quantization: "bitsandbytes", quantizationOptions: { doubleQuant: true } }],
+  ] as const) {
+    it(`is what a profile shows of nine worker threads: a checkpoint ${what}`, async () => {
+      const plugins = ["@shardloom/bitsandbytes"];
+      const model = at("large");
+      const engine = await launch({ model, plugins, tensorParallelSize: 9, loadProfile: true, ...options });
+      await engine.close();
+      const amplification = engine.loadProfile?.readAmplification ?? Number.NaN;
+      assert.ok(amplification > 0.97 && amplification <= MOST, `received ${amplification.toFixed(3)}`);
+    });
+  }
+
   for (const { name, path, worldSizes, options = {} } of formats) {
     for (const worldSize of worldSizes) {
       it(`${name} at ${worldSize} ranks`, async () => {
