@@ -37,6 +37,20 @@ struct AttentionCache {
   // True where each vector of positions lies in one block, so that keys are loaded as they stand.
   static bool aligned(const AttentionArgs& args) { return args.block_size % V::kLanes == 0; }
 
+  // How many KV heads ahead a span is fetched: enough for memory to answer meanwhile.
+  static int heads_ahead(const AttentionArgs& args, std::size_t element_bytes) {
+    constexpr std::size_t kBytesAhead = 16 * 1024;
+    const std::size_t bytes = 2 * static_cast<std::size_t>(kSpan * args.head_size) * element_bytes;
+    return bytes >= kBytesAhead ? 1 : static_cast<int>((kBytesAhead + bytes - 1) / bytes);
+  }
+
+  // How many elements of the keys of a vector of positions lie in one line of memory: a power of two.
+  static std::int64_t rows_of_line(const AttentionArgs& args, std::size_t element_bytes) {
+    std::int64_t rows = 1;
+    while (2 * rows * args.block_size * static_cast<std::int64_t>(element_bytes) <= kLineBytes) rows *= 2;
+    return rows;
+  }
+
   static std::int64_t head_step(const AttentionArgs& args) { return args.block_size * args.head_size; }
   static std::int64_t scale_step(const AttentionArgs& args) { return 2 * args.block_size; }
 
@@ -47,11 +61,19 @@ struct AttentionCache {
       const std::int64_t block = table[p / args.block_size];
       return (block * args.kv_heads + kv_head) * head_step(args);
     };
-    for (std::int64_t j = 0; j < kSpan; j++) {
-      const std::int64_t p = span.begin + j;
-      const std::int64_t own = p < span.first ? span.first : p < span.end ? p : span.end - 1;
-      places.values[j] = head(own) + own % args.block_size * args.head_size;
+    // One division a block: a span has few of them.
+    std::int64_t j = span.first - span.begin;
+    for (std::int64_t p = span.first; p < span.end;) {
+      const std::int64_t offset = p % args.block_size;
+      const std::int64_t left = args.block_size - offset;
+      const std::int64_t count = left < span.end - p ? left : span.end - p;
+      const std::int64_t first = head(p) + offset * args.head_size;
+      for (std::int64_t i = 0; i < count; i++) places.values[j + i] = first + i * args.head_size;
+      j += count;
+      p += count;
     }
+    for (std::int64_t i = 0; i < span.first - span.begin; i++) places.values[i] = places.values[span.first - span.begin];
+    for (; j < kSpan; j++) places.values[j] = places.values[span.end - 1 - span.begin];
     for (int v = 0; v < kVectors; v++) {
       const std::int64_t begin = span.begin + v * V::kLanes;
       const bool seen = begin < span.end && begin + V::kLanes > span.first;

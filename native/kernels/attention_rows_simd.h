@@ -34,9 +34,10 @@ struct AttentionRows {
     // Positions that each row sees.
     std::int64_t first[kTileRows];
     std::int64_t end[kTileRows];
-    // Of the partition under way, whose weighted sum of values is in `sums`: the largest score and the sum of weights.
+    // Of the partition under way, whose weighted sum of values is in `sums`: the largest score, and the sum of weights, lane
+    // by lane.
     float maximum[kTileRows];
-    float total[kTileRows];
+    float totals[kTileRows * V::kLanes];
     // [kTileRows, stride]
     float* sums;
     // [kTileRows, kSpan]
@@ -49,15 +50,17 @@ struct AttentionRows {
   };
 
   // Where a span's keys and values are read: in the cache, or where they were decoded to. Position j of lane group v has
-  // element d of its key at keys[v] + d * key_step.
+  // element d of its key at keys + places->keys[v] + d * key_step, and its value at values + places->values[j].
   template <class T>
   struct Entries {
-    const T* keys[kVectors];
+    const T* keys;
+    const T* values;
+    const Places* places;
     std::int64_t key_step;
-    const T* values[kSpan];
-    // What comes next in the cache, to be read ahead; null where that is not worth it.
-    const T* next_keys[kVectors];
-    const T* next_values[kSpan];
+    // What comes next in the cache, to be read ahead.
+    const T* next_keys;
+    const T* next_values;
+    const Places* next;
   };
 
   // acc[r * W + w] += row(r) * column(w). The fewer of the two stay in registers meanwhile.
@@ -88,17 +91,25 @@ struct AttentionRows {
     V acc[R * kVectors];
     const float* queries[R];
     const T* keys[kVectors];
+    const T* next_keys[kVectors];
     repeat<R * kVectors>([&](auto i) __attribute__((always_inline)) { acc[i] = V::zero(); });
     repeat<R>([&](auto r) __attribute__((always_inline)) { queries[r] = tile.q[row + r]; });
-    repeat<kVectors>([&](auto v) __attribute__((always_inline)) { keys[v] = in.keys[v]; });
+    repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
+      keys[v] = in.keys + in.places->keys[v];
+      if constexpr (kAhead) next_keys[v] = in.next_keys + in.next->keys[v];
+    });
     const std::int64_t step = in.key_step;
+    const std::int64_t within_line = kAhead ? Cache::rows_of_line(args, sizeof(T)) - 1 : 0;
     for (std::int64_t d = 0; d < args.head_size; d++) {
+      if constexpr (kAhead) {
+        if ((d & within_line) == 0) {
+          repeat<kVectors>([&](auto v)
+                               __attribute__((always_inline)) { __builtin_prefetch(next_keys[v] + d * step); });
+        }
+      }
       outer<R, kVectors>(
           acc, [&](auto r) __attribute__((always_inline)) { return V::set(queries[r][d]); },
-          [&](auto v) __attribute__((always_inline)) {
-            if constexpr (kAhead) __builtin_prefetch(in.next_keys[v] + d * step);
-            return V::load(keys[v] + d * step);
-          });
+          [&](auto v) __attribute__((always_inline)) { return V::load(keys[v] + d * step); });
     }
     repeat<R>([&](auto r) __attribute__((always_inline)) {
       float* scores = tile.scores + (row + r) * kSpan;
@@ -121,61 +132,47 @@ struct AttentionRows {
     return V::where_less(index, V::set(static_cast<float>(end)), late, V::set(kLowest));
   }
 
-  // Bounds the scores of a row and leaves out the positions that it does not see. Returns the largest.
-  static float bound_row(const AttentionArgs& args, const Tile& tile, const Span& span, int row) {
-    const std::int64_t first = tile.first[row] - span.begin;
-    const std::int64_t end = tile.end[row] - span.begin;
-    const bool whole = first <= 0 && end >= kSpan;
-    float* scores = tile.scores + row * kSpan;
-    V top = V::set(kLowest);
-    repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
-      V dot = V::load(scores + v * V::kLanes);
-      if (args.scales != nullptr) dot = dot * V::load(tile.key_scales + v * V::kLanes);
-      V own = bounded(args, dot);
-      if (!whole) own = seen(own, v * V::kLanes, first, end);
-      own.store(scores + v * V::kLanes);
-      top = V::max(own, top);
-    });
-    return top.max_lane();
-  }
-
-  // Raises the maximum of a row, and what it has summed so far likewise.
-  static void raise_row(Tile& tile, int row, float top) {
+  // Raises the maximum of a row to the largest of some scores, and what it has summed so far likewise. Mostly there is none
+  // above it, which takes one comparison.
+  static void raise_row(Tile& tile, int row, const V (&scores)[kVectors]) {
     const float before = tile.maximum[row];
-    if (!(top > before)) return;
-    const float factor = exp_of(before - top);
-    tile.maximum[row] = top;
-    tile.total[row] *= factor;
+    V top = V::set(before);
+    repeat<kVectors>([&](auto v) __attribute__((always_inline)) { top = V::max(scores[v], top); });
+    if (!V::any_less(V::set(before), top)) return;
+    tile.maximum[row] = top.max_lane();
+    const float factor = exp_of(before - tile.maximum[row]);
+    multiply(tile.totals + row * V::kLanes, factor, V::kLanes);
     multiply(tile.sums + row * tile.stride, factor, tile.stride);
   }
 
-  // Turns the scores of a row into weights relative to its maximum, and these into what multiplies the values as cached.
-  static void weigh_row(const AttentionArgs& args, Tile& tile, int row) {
+  // Turns the scores of a row into weights relative to its maximum, 0 where it does not see the position, and these into
+  // what multiplies the values as they are cached.
+  static void soften_row(const AttentionArgs& args, Tile& tile, const Span& span, int row) {
+    const std::int64_t first = tile.first[row] - span.begin;
+    const std::int64_t end = tile.end[row] - span.begin;
+    const bool whole = first <= 0 && end >= kSpan;
+    const bool scaled = args.scales != nullptr;
     float* scores = tile.scores + row * kSpan;
-    V total = V::zero();
+    V own[kVectors];
     repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
-      const V weight = exp_nonpositive(V::load(scores + v * V::kLanes) - V::set(tile.maximum[row]));
-      total = total + weight;
-      const bool scaled = args.scales != nullptr;
-      (scaled ? weight * V::load(tile.value_scales + v * V::kLanes) : weight).store(scores + v * V::kLanes);
+      own[v] = V::load(scores + v * V::kLanes);
+      if (scaled) own[v] = own[v] * V::load(tile.key_scales + v * V::kLanes);
+      own[v] = bounded(args, own[v]);
+      if (!whole) own[v] = seen(own[v], v * V::kLanes, first, end);
     });
-    tile.total[row] += total.sum();
+    raise_row(tile, row, own);
+    const V maximum = V::set(tile.maximum[row]);
+    V total = V::load(tile.totals + row * V::kLanes);
+    repeat<kVectors>([&](auto v) __attribute__((always_inline)) {
+      V weight = exp_nonpositive(own[v] - maximum);
+      total = total + weight;
+      if (scaled) weight = weight * V::load(tile.value_scales + v * V::kLanes);
+      weight.store(scores + v * V::kLanes);
+    });
+    total.store(tile.totals + row * V::kLanes);
   }
 
-  // Turns scores into weights. Step by step over all rows: a row's steps wait for each other, other rows' do not.
-  static void soften_rows(const AttentionArgs& args, Tile& tile, const Span& span, int begin, int end) {
-    float tops[kTileRows];
-    const auto sees = [&](int row) { return tile.end[row] > span.begin && tile.first[row] < span.begin + kSpan; };
-    for (int row = begin; row < end; row++) {
-      if (sees(row)) tops[row] = bound_row(args, tile, span, row);
-    }
-    for (int row = begin; row < end; row++) {
-      if (sees(row)) raise_row(tile, row, tops[row]);
-    }
-    for (int row = begin; row < end; row++) {
-      if (sees(row)) weigh_row(args, tile, row);
-    }
-  }
+  static float total_of(const Tile& tile, int row) { return V::load(tile.totals + row * V::kLanes).sum(); }
 
   static float exp_of(float x) {
     float lanes[V::kLanes];
@@ -202,10 +199,15 @@ struct AttentionRows {
         acc[r * W + w] = V::load(tile.sums + (row + r) * tile.stride + d + w * V::kLanes);
       });
     });
+    const T* first_value = in.values + d;
+    const T* next_value = kAhead ? in.next_values + d : nullptr;
+    const std::int64_t* places = in.places->values;
+    const std::int64_t* next_places = kAhead ? in.next->values : nullptr;
     for (std::int64_t j = from; j < to; j++) {
-      const T* values = in.values[j] + d;
+      const T* values = first_value + places[j];
       if constexpr (kAhead) {
-        for (std::int64_t i = 0; i < W * V::kLanes; i += kLine) __builtin_prefetch(in.next_values[j] + d + i);
+        const T* next = next_value + next_places[j];
+        for (std::int64_t i = 0; i < W * V::kLanes; i += kLine) __builtin_prefetch(next + i);
       }
       outer<R, W>(
           acc, [&](auto r) __attribute__((always_inline)) { return V::set(weights[r][j]); },
@@ -297,7 +299,10 @@ struct AttentionRows {
       if (kAhead && row == begin) score_block<kScoreRows, kAhead>(args, tile, in, row, rows);
       else score_block<kScoreRows, false>(args, tile, in, row, rows);
     });
-    soften_rows(args, tile, span, begin, end);
+    for (int row = begin; row < end; row++) {
+      const bool sees = tile.end[row] > span.begin && tile.first[row] < span.begin + kSpan;
+      if (sees) soften_row(args, tile, span, row);
+    }
     for_each_block(begin, end, kValueRows, [&](int row, int rows) {
       if (kAhead && row == begin) value_block<kValueRows, kAhead>(args, tile, span, in, row, rows);
       else value_block<kValueRows, false>(args, tile, span, in, row, rows);

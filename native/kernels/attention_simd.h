@@ -30,16 +30,20 @@ struct Attention {
     float* keys;    // [head_size, kSpan]
     float* values;  // [kSpan, stride]
     float* queries; // [kTileRows, stride]
+    const Places* places;  // of a span in `keys` and `values`
   };
   static_assert((2 * kSpan * kMaxHeadSize + 2 * kTileRows * kMaxHeadSize + kTileRows * kSpan) * sizeof(float) <=
                 kWorkspaceBytes);
 
-  static Scratch prepare(const AttentionArgs& args, Tile& tile) {
+  // Fills `places` for spans that are decoded.
+  static Scratch prepare(const AttentionArgs& args, Tile& tile, Places& places) {
     float* start = static_cast<float*>(args.workspace);
     tile.stride = (args.head_size + V::kLanes - 1) / V::kLanes * V::kLanes;
     tile.sums = start + 2 * kSpan * kMaxHeadSize;
     tile.scores = tile.sums + kTileRows * kMaxHeadSize;
-    return {start, start + kSpan * kMaxHeadSize, tile.scores + kTileRows * kSpan};
+    for (int v = 0; v < Cache::kVectors; v++) places.keys[v] = v * V::kLanes;
+    for (std::int64_t j = 0; j < kSpan; j++) places.values[j] = j * tile.stride;
+    return {start, start + kSpan * kMaxHeadSize, tile.scores + kTileRows * kSpan, &places};
   }
 
   struct Totals {
@@ -71,17 +75,7 @@ struct Attention {
 
   template <class T>
   static Entries<T> in_cache(const AttentionArgs& args, const Source<T>& source, const Source<T>& next) {
-    Entries<T> entries;
-    entries.key_step = args.block_size;
-    for (int v = 0; v < Cache::kVectors; v++) {
-      entries.keys[v] = source.keys + source.places->keys[v];
-      entries.next_keys[v] = next.keys + next.places->keys[v];
-    }
-    for (std::int64_t j = 0; j < kSpan; j++) {
-      entries.values[j] = source.values + source.places->values[j];
-      entries.next_values[j] = next.values + next.places->values[j];
-    }
-    return entries;
+    return {source.keys, source.values, source.places, args.block_size, next.keys, next.values, next.places};
   }
 
   template <class T>
@@ -90,11 +84,7 @@ struct Attention {
     Cache::decode_keys(args, source.keys, *source.places, *source.span, next.keys, *next.places, scratch.keys);
     Cache::decode_values(args, source.values, *source.places, *source.span, next.values, *next.places, scratch.values,
                          tile.stride);
-    Entries<float> entries;
-    entries.key_step = kSpan;
-    for (int v = 0; v < Cache::kVectors; v++) entries.keys[v] = scratch.keys + v * V::kLanes;
-    for (std::int64_t j = 0; j < kSpan; j++) entries.values[j] = scratch.values + j * tile.stride;
-    return entries;
+    return {scratch.keys, scratch.values, scratch.places, kSpan, nullptr, nullptr, nullptr};
   }
 
   // The spans of one partition, over all KV heads of the tile.
@@ -114,18 +104,25 @@ struct Attention {
       return Source<T>{static_cast<const T*>(args.keys) + step, static_cast<const T*>(args.values) + step, scales,
                        &places[which], &spans[which]};
     };
+    const int ahead = Cache::heads_ahead(args, sizeof(T));
     while (spans[current].first < spans[current].end) {
       const int other = 1 - current;
       // Beyond the last span of the partition, that of the next one is read ahead.
       spans[other] = span_at(tile, spans[current].begin + kSpan, end + kSpan);
       const bool more = spans[other].first < spans[other].end;
       if (more) Cache::locate(args, table, tile.first_kv_head, spans[other], places[other]);
+      // What comes `ahead` heads later; where that is beyond the heads of the next span, the last of these.
+      const auto later = [&](int h) {
+        if (h + ahead < tile.kv_heads) return source(h + ahead, current);
+        if (!more) return source(h, current);
+        const int beyond = h + ahead - tile.kv_heads;
+        return source(beyond < tile.kv_heads ? beyond : tile.kv_heads - 1, other);
+      };
       for (int h = 0; h < tile.kv_heads; h++) {
         const int from = tile.row_begin[h];
         const int to = tile.row_begin[h + 1];
         const Source<T> own = source(h, current);
-        const bool last = h + 1 == tile.kv_heads;
-        const Source<T> next = !last ? source(h + 1, current) : more ? source(0, other) : own;
+        const Source<T> next = later(h);
         if constexpr (std::is_same_v<T, std::int8_t>) {
           Cache::load_scales(args, own.scales, *own.places, *own.span, next.scales, *next.places, tile.key_scales,
                              tile.value_scales);
@@ -143,10 +140,8 @@ struct Attention {
   }
 
   static void begin_partition(Tile& tile) {
-    for (int row = 0; row < tile.rows; row++) {
-      tile.maximum[row] = Rows::kLowest;
-      tile.total[row] = 0.0f;
-    }
+    for (int row = 0; row < tile.rows; row++) tile.maximum[row] = Rows::kLowest;
+    std::memset(tile.totals, 0, static_cast<std::size_t>(tile.rows) * V::kLanes * sizeof(float));
     std::memset(tile.sums, 0, static_cast<std::size_t>(tile.rows * tile.stride) * sizeof(float));
   }
 
@@ -186,7 +181,7 @@ struct Attention {
     for (int row = 0; row < tile.rows; row++) {
       float* partial = partial_of(args, piece.sequence, piece.number, tile.query[row], tile.head[row]);
       partial[0] = tile.maximum[row];
-      partial[1] = tile.total[row];
+      partial[1] = Rows::total_of(tile, row);
       std::memcpy(partial + kPartialExtra, tile.sums + row * tile.stride,
                   static_cast<std::size_t>(args.head_size) * sizeof(float));
     }
@@ -197,13 +192,13 @@ struct Attention {
       if (!sees(tile, row, begin)) continue;
       const float* sums = tile.sums + row * tile.stride;
       if (totals.begun[row]) {
-        merge(tile.out[row], totals.maximum[row], totals.total[row], sums, tile.maximum[row], tile.total[row],
-              args.head_size);
+        merge(tile.out[row], totals.maximum[row], totals.total[row], sums, tile.maximum[row],
+              Rows::total_of(tile, row), args.head_size);
         continue;
       }
       totals.begun[row] = true;
       totals.maximum[row] = tile.maximum[row];
-      totals.total[row] = tile.total[row];
+      totals.total[row] = Rows::total_of(tile, row);
       std::memcpy(tile.out[row], sums, static_cast<std::size_t>(args.head_size) * sizeof(float));
     }
   }
@@ -212,7 +207,8 @@ struct Attention {
 
   template <class T>
   static void attend_tile(const AttentionArgs& args, Tile& tile, const AttentionPiece& piece) {
-    const Scratch scratch = prepare(args, tile);
+    Places decoded_places;
+    const Scratch scratch = prepare(args, tile, decoded_places);
     for (int row = 0; row < tile.rows; row++) {
       float* copy = scratch.queries + row * tile.stride;
       std::memcpy(copy, tile.q[row], static_cast<std::size_t>(args.head_size) * sizeof(float));

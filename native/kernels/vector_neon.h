@@ -118,6 +118,10 @@ struct Vec {
   static Vec where_less(Vec a, Vec b, Vec x, Vec y) {
     return {vbslq_f32(vcltq_f32(a.low, b.low), x.low, y.low), vbslq_f32(vcltq_f32(a.high, b.high), x.high, y.high)};
   }
+  // Whether any lane of a is less than that of b; NaN is less than nothing.
+  static bool any_less(Vec a, Vec b) {
+    return vmaxvq_u32(vorrq_u32(vcltq_f32(a.low, b.low), vcltq_f32(a.high, b.high))) != 0;
+  }
   // Bit i is set where lane i of a equals that of b.
   static std::uint32_t equal_bits(Vec a, Vec b) {
     constexpr std::uint32_t kBits[kLanes] = {1, 2, 4, 8, 16, 32, 64, 128};
