@@ -8,9 +8,9 @@ import { startShardloom } from "./contestants/shardloom.js";
 import { alternate } from "./frame/alternate.js";
 import type { Bench, BenchContext } from "./frame/bench.js";
 import { makeRow, type PeerStatus, type Row, shareOf } from "./frame/result.js";
-import { type Contestant, type FirstToken, haveMemory, lineUpOf } from "./load/contestants.js";
+import { type Contestant, type FirstToken, haveMemory, lineUpOf, warmReadOf } from "./load/contestants.js";
 import { FIRST_TOKEN_CAPACITY } from "./load/first-token-work.js";
-import { measureWarmRead, type WarmRead, warm } from "./load/warm-read.js";
+import type { WarmRead } from "./load/warm-read.js";
 import { chooseModels } from "./models/choose-models.js";
 import type { BenchModel } from "./models/model-store.js";
 import { referenceAnswer, validate } from "./models/validation.js";
@@ -19,9 +19,8 @@ export const load: Bench = async (context) => {
   const rows: Row[] = [];
   let peers: readonly PeerStatus[] = [];
   for (const model of await chooseModels(context)) {
-    warm(model.path);
     await haveMemory(model);
-    const read = measureWarmRead(model.path);
+    const read = await warmReadOf(model);
     if (read !== null) {
       const { touchedGBs, freshGBs, touchMsPerGB } = read;
       context.report(

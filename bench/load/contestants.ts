@@ -12,6 +12,7 @@ import type { BenchContext } from "../frame/bench.js";
 import type { PeerStatus } from "../frame/result.js";
 import type { BenchModel } from "../models/model-store.js";
 import { FIRST_TOKEN_CAPACITY, PROMPT_TOKENS } from "./first-token-work.js";
+import type { WarmRead } from "./warm-read.js";
 
 const run = promisify(execFile);
 
@@ -42,6 +43,14 @@ export interface Contestant {
   readonly peer: boolean;
   /** Loads the model, has it answer with one token, and lets go of it. */
   load(): Promise<LoadSample>;
+}
+
+/** What reading the model's file can cost at least; null where the addon is not there. Leaves the file in the page cache. */
+export async function warmReadOf(model: BenchModel): Promise<WarmRead | null> {
+  const script = fileURLToPath(new URL("./warm-read-process.js", import.meta.url));
+  const { stdout } = await run(process.execPath, [script, model.path], { timeout: TIMEOUT_MS });
+  const read: WarmRead | null = JSON.parse(stdout);
+  return read;
 }
 
 export async function lineUpOf(
