@@ -104,8 +104,9 @@ const NONE: Claim = { kind: "none" };
 /** One rank's end. */
 export class SharedReadsMemory implements SharedReads {
   readonly leastBytes: number;
-  readonly #words: Int32Array;
-  readonly #data: SharedArrayBuffer;
+  #words: Int32Array;
+  #data: SharedArrayBuffer;
+  #closed = false;
   readonly #options: SharedReadsOptions;
 
   constructor({ table, data }: SharedReadsHandle, options: SharedReadsOptions = {}) {
@@ -115,7 +116,15 @@ export class SharedReadsMemory implements SharedReads {
     this.leastBytes = options.leastBytes ?? LEAST_SHARED_BYTES;
   }
 
+  /** Lets go of the memory, for the rank has loaded: what it acquires from now on is its own. */
+  close(): void {
+    this.#closed = true;
+    this.#words = new Int32Array(0);
+    this.#data = new SharedArrayBuffer(0);
+  }
+
   acquire(items: readonly SharedItem[], takers: number): readonly SharedPiece[] {
+    if (this.#closed) return items.map(privatePiece);
     const pieces = new Map<number, SharedPiece>();
     try {
       for (const patient of [false, true]) {
@@ -223,6 +232,7 @@ export class SharedReadsMemory implements SharedReads {
   }
 
   #release(entry: number): void {
+    if (this.#closed) return;
     this.#locked(() => {
       this.#change(entry, USERS, -1);
       this.#change(entry, TAKERS, -1);

@@ -1,5 +1,4 @@
 /** What a rank does in production: it loads plugins and its part of the model, and drives steps with real collectives. */
-import type { SharedReads } from "../checkpoint/shared-reads.js";
 import { SharedReadsMemory } from "../checkpoint/shared-reads-memory.js";
 import { type Collective, drive } from "../collectives/collective.js";
 import { profiledCollective } from "../collectives/profiled.js";
@@ -53,6 +52,7 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
       const collective = recorder === null ? used : profiledCollective(used, recorder);
       const [first, ...others] = init.steps;
       const steps: Steps = [Step.from(first), ...others.map((handle) => Step.from(handle))];
+      const shared = seams === undefined ? sharedReadsOf(init, loadRecorder) : undefined;
       const runner = await ModelRunner.load(init.options, init.rank, {
         registries,
         kernels,
@@ -60,11 +60,10 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
         onProgress,
         logger,
         recorder: loadRecorder,
-        ...(seams === undefined
-          ? { shared: sharedReadsOf(init, loadRecorder) }
-          : { allocator: seams.allocator, intercept: seams.checkpoint }),
+        ...(seams === undefined ? { shared } : { allocator: seams.allocator, intercept: seams.checkpoint }),
       });
       const runStep = (n: number): void => drive(runner.runStep(n), collective);
+      shared?.close();
       return {
         report: runner.report,
         runStep: recorder === null ? runStep : profiledStep(runStep, steps, recorder),
@@ -75,7 +74,7 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
 }
 
 /** What ranks are made to read for a test they read themselves: only without seams do they share. */
-function sharedReadsOf({ sharedReads }: RankInit, observer: LoadRecorder | undefined): SharedReads | undefined {
+function sharedReadsOf({ sharedReads }: RankInit, observer: LoadRecorder | undefined): SharedReadsMemory | undefined {
   if (sharedReads === null) return undefined;
   return new SharedReadsMemory(sharedReads, observer === undefined ? {} : { observer });
 }

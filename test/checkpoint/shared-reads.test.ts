@@ -142,6 +142,17 @@ describe("shared reads", () => {
     for (const piece of pieces) piece.release();
   });
 
+  it("closed, they hold no memory and share nothing: a rank makes what it still wants for itself", () => {
+    const shared = handle();
+    const [a, b] = [new SharedReadsMemory(shared), new SharedReadsMemory(shared)];
+    const [held] = a.acquire([itemOf("x", 7)], 2);
+    a.close();
+    held?.release();
+    const [own] = a.acquire([itemOf("x", 8)], 2);
+    const [ofB] = b.acquire([itemOf("x", 9)], 2);
+    assert.deepEqual([own?.bytes[0], ofB?.bytes[0]], [8, 7]);
+  });
+
   it("in turns, a later rank finds what an earlier one made, until all have taken it", () => {
     const reads = sharedReadsInTurns();
     const take = (value: number): number | undefined => {
