@@ -243,20 +243,20 @@ struct Linear {
     });
   }
 
-  // All rows of x by weights of any format that can decode a part of a row to f32, as DenseRows does. A chunk of x serves
-  // all outputs before the next one is read: all of x, once a panel, would come from memory each time.
+  // All rows of x by weights of any format that can decode a part of a row to f32, as DenseRows does. A panel takes all
+  // chunks before the next one begins: its sums, which are rows far apart in memory, stay in the cache meanwhile.
   template <class Rows>
   static void panels(const LinearArgs& args, const Rows& weights, Range outputs) {
     float* panel = static_cast<float*>(args.workspace);
-    for_each_chunk(args, [&](std::int64_t k) {
-      for (std::int64_t output = outputs.begin; output < outputs.end; output += kPanelRows) {
-        const std::int64_t end = output + kPanelRows < outputs.end ? output + kPanelRows : outputs.end;
+    for (std::int64_t output = outputs.begin; output < outputs.end; output += kPanelRows) {
+      const std::int64_t end = output + kPanelRows < outputs.end ? output + kPanelRows : outputs.end;
+      for_each_chunk(args, [&](std::int64_t k) {
         for (std::int64_t n = output; n < end; n++) {
           weights.decode(panel + (n - output) * kPanelStride, n, k, chunk_at(args, k));
         }
         multiply_panel(args, panel, {output, end}, k);
-      }
-    });
+      });
+    }
   }
 
   static void run(const LinearArgs& args, Range outputs) {
