@@ -36,6 +36,8 @@ import { Tokenizer } from "./tokenizer.js";
 
 /** Requests that may wait for their first step. */
 const DEFAULT_MAX_QUEUED_REQUESTS = 1024;
+/** The event loop turns after so many milliseconds at the latest, and the step that is under way then. */
+const TURN_MS = 50;
 
 export interface EngineOptions {
   readonly executor: Executor;
@@ -318,6 +320,7 @@ export class Engine {
 
   /** Never rejects: whatever goes wrong is told to every request. */
   async #loop(): Promise<void> {
+    let turnedAt = Number.NEGATIVE_INFINITY;
     try {
       for (;;) {
         this.#beginSteps();
@@ -327,8 +330,10 @@ export class Engine {
         const landed = this.#flights.splice(0, awaited);
         this.#ahead.taken(landed);
         for (const flight of landed) this.#acceptAll(flight);
-        // Timers, signals and sockets get their turn whatever the executor does.
+        // Timers, signals and sockets get their turn whatever the executor does. Where it waits they have had it, mostly.
+        if (performance.now() - turnedAt < TURN_MS) continue;
         await eventLoopTurn();
+        turnedAt = performance.now();
       }
     } catch (error) {
       this.#end(error instanceof ShardloomError ? error : unexpected(error));
