@@ -32,6 +32,7 @@ struct Linear {
   // Panel rows start a cache line apart from a power of two, so that they do not compete for the same cache sets.
   static constexpr std::int64_t kPanelStride = kChunk + 16;
   static constexpr std::int64_t kPanelRows = V::kRegisters == 32 ? 120 : 64;
+  static constexpr std::int64_t kBlockPanels = 4;
   static_assert(kPanelRows * kPanelStride * sizeof(float) <= kWorkspaceBytes);
   static constexpr std::int64_t kLineBytes = 64;
   // How far ahead weights are read from memory, and from a panel. Streams often stand a multiple of 4096 bytes apart, so
@@ -243,20 +244,29 @@ struct Linear {
     });
   }
 
-  // All rows of x by weights of any format that can decode a part of a row to f32, as DenseRows does. A panel takes all
-  // chunks before the next one begins: its sums, which are rows far apart in memory, stay in the cache meanwhile.
+  // All rows of x by weights of any format that can decode a part of a row to f32, as DenseRows does.
   template <class Rows>
   static void panels(const LinearArgs& args, const Rows& weights, Range outputs) {
+    for (std::int64_t output = outputs.begin; output < outputs.end; output += kBlockPanels * kPanelRows) {
+      const std::int64_t end = output + kBlockPanels * kPanelRows;
+      block(args, weights, {output, end < outputs.end ? end : outputs.end});
+    }
+  }
+
+  // A chunk of x serves a few panels before the next one is read, for all of x may not fit the cache; not all panels, for
+  // their sums, rows far apart in memory, should.
+  template <class Rows>
+  static void block(const LinearArgs& args, const Rows& weights, Range outputs) {
     float* panel = static_cast<float*>(args.workspace);
-    for (std::int64_t output = outputs.begin; output < outputs.end; output += kPanelRows) {
-      const std::int64_t end = output + kPanelRows < outputs.end ? output + kPanelRows : outputs.end;
-      for_each_chunk(args, [&](std::int64_t k) {
+    for_each_chunk(args, [&](std::int64_t k) {
+      for (std::int64_t output = outputs.begin; output < outputs.end; output += kPanelRows) {
+        const std::int64_t end = output + kPanelRows < outputs.end ? output + kPanelRows : outputs.end;
         for (std::int64_t n = output; n < end; n++) {
           weights.decode(panel + (n - output) * kPanelStride, n, k, chunk_at(args, k));
         }
         multiply_panel(args, panel, {output, end}, k);
-      });
-    }
+      }
+    });
   }
 
   static void run(const LinearArgs& args, Range outputs) {
