@@ -20,7 +20,7 @@ import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.
 import { createKernels } from "../kernels/select.js";
 import { kernelSelection } from "../kernels/selection.js";
 import { readsWeights } from "../loading/dummy-loader.js";
-import type { ModelLoader } from "../loading/model-loader.js";
+import type { ModelDescription, ModelLoader } from "../loading/model-loader.js";
 import { loadPlugins, type Registries, resolvePlugins } from "../loading/plugins.js";
 import type { ModelConfig } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
@@ -175,7 +175,8 @@ interface FoundModel {
 interface Launchable {
   readonly ranks: RankOptions;
   readonly config: ModelConfig;
-  readonly loader: ModelLoader;
+  /** All that the model says of itself: to be asked while ranks load. */
+  readonly describe: () => Promise<ModelDescription>;
 }
 
 /** Everything that there is to know before ranks load. */
@@ -184,7 +185,7 @@ async function prepare(
   { kvCacheDtype, activations, collectivePayload, dtype, logger }: CheckedOptions,
   { path, loader, registries, wanted }: FoundModel,
 ): Promise<Launchable> {
-  const json = loader.readConfig === undefined ? (await loader.describe(path)).config : await loader.readConfig(path);
+  const { config: json, describe } = await readModel(loader, path);
   const config = selectFamily(json).parseConfig(json);
   const chosen = wanted === "auto" ? chooseWorldSize(readTopology(), readMemory(), config.kvHeads) : null;
   if (chosen !== null) logger.info(chosen, "chose the number of ranks");
@@ -202,7 +203,19 @@ async function prepare(
     ...planCapacity(config, options, worldSize, kvCacheDtype),
     ...(options.verifyChecksums === undefined ? {} : { verifyChecksums: options.verifyChecksums }),
   };
-  return { ranks, config, loader };
+  return { ranks, config, describe };
+}
+
+/** The config, and all that the model says of itself: later where the loader knows a quicker way to the config, else at once. */
+async function readModel(
+  loader: ModelLoader,
+  path: string,
+): Promise<{ readonly config: JsonObject; readonly describe: () => Promise<ModelDescription> }> {
+  if (loader.readConfig !== undefined) {
+    return { config: await loader.readConfig(path), describe: () => loader.describe(path) };
+  }
+  const description = await loader.describe(path);
+  return { config: description.config, describe: async () => description };
 }
 
 interface StartContext {
@@ -216,7 +229,7 @@ interface StartContext {
 async function start(
   options: LaunchOptions,
   { plugins, logger, threadsPerRank, pinning }: CheckedOptions,
-  { ranks, config, loader }: Launchable,
+  { ranks, config, describe }: Launchable,
   { started, originMs, report }: StartContext,
 ): Promise<Engine> {
   const { signal } = options;
@@ -239,7 +252,7 @@ async function start(
     signal: signal === undefined ? unprepared.signal : AbortSignal.any([signal, unprepared.signal]),
   });
   // While ranks load; if either fails, so does the launch, with nothing left of the ranks.
-  const text = loader.describe(ranks.path).then((description) => prepareText(description, config));
+  const text = describe().then((description) => prepareText(description, config));
   text.catch(() => unprepared.abort());
   const executor = await starting.catch(async (error: unknown) => {
     if (unprepared.signal.aborted) await text;

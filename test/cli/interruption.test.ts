@@ -54,7 +54,7 @@ describe("a command that is interrupted", () => {
     });
   }
 
-  it("a signal while the model loads ends it with that signal's exit code, before a rank starts", async () => {
+  it("a signal while the model loads ends it with that signal's exit code, before a rank loads", async () => {
     const plugin = folder.write("slow.mjs", loaderPlugin(UNTIL_SIGTERM));
     const { child, printed, finished } = startCli([...args, "--plugin", plugin, "--load-format", "test"]);
     await printed(/describing/);
