@@ -29,14 +29,16 @@ export class VocabParallelEmbedding extends LinearBase implements LogitsHead {
   readonly #ids: Range;
   #request: AllReduce | undefined;
 
-  constructor(context: LayerContext, options: VocabularyOptions) {
-    const { prefix, vocabularySize, hiddenSize, vocabulary } = options;
+  /** `isHead`: with tied weights, so that a quantization format knows what else the rows are for. */
+  constructor(context: LayerContext, options: VocabularyOptions & { readonly isHead?: boolean }) {
+    const { prefix, vocabularySize, hiddenSize, vocabulary, isHead = false } = options;
     const ids = rangeOf(vocabulary, context.rank);
     super(
       context,
       {
         prefix,
         kind: "embedding",
+        isHead,
         inputSize: hiddenSize,
         inputs: { start: 0, end: hiddenSize },
         parts: [{ prefix, shardId: null, outputSize: vocabularySize, rows: ids, split: vocabulary, localOffset: 0 }],
@@ -83,6 +85,7 @@ export class ParallelLMHead implements LogitsHead {
       outputSize: options.vocabularySize,
       split: options.vocabulary,
       bias: options.bias ?? false,
+      isHead: true,
     });
   }
 

@@ -197,6 +197,8 @@ export interface LinearOptions {
   readonly prefix: string;
   readonly inputSize: number;
   readonly bias?: boolean;
+  /** Its outputs are the logits. */
+  readonly isHead?: boolean;
 }
 
 function columnLayer(
@@ -214,6 +216,7 @@ function columnLayer(
   return {
     prefix: options.prefix,
     kind,
+    isHead: options.isHead ?? false,
     inputSize: options.inputSize,
     inputs: { start: 0, end: options.inputSize },
     parts: placed,

@@ -15,6 +15,8 @@ export interface LoadWeightsOptions {
   readonly ignores: (name: string) => boolean;
   /** Of an ignored tensor, the one that it should repeat; null for one that repeats none. */
   readonly repeats?: (name: string) => string | null;
+  /** Where a quantization format shows another checkpoint: what is on disk, in which repeated tensors are alike. */
+  readonly stored?: Checkpoint;
   /** Called after each tensor. */
   readonly onProgress?: () => void;
   readonly logger?: Logger;
@@ -54,7 +56,7 @@ export function loadWeights(
   // Every rank would find the same; without bytes nothing is read.
   if (context.rank === 0 && context.kernels.backend !== "shape-only") {
     observer?.enter("other", "comparison of ignored tensors");
-    warnOfOthers(checkpoint, ignored, options);
+    warnOfOthers(options.stored ?? checkpoint, ignored, options);
     observer?.leave();
   }
   return { ignored };

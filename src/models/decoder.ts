@@ -242,7 +242,11 @@ class Decoder implements Model {
     const { hiddenSize, vocabularySize } = config;
     const { vocabulary } = plan;
     const ends = { vocabularySize, hiddenSize, vocabulary };
-    this.#embedding = new VocabParallelEmbedding(context, { prefix: "model.embed_tokens", ...ends });
+    this.#embedding = new VocabParallelEmbedding(context, {
+      prefix: "model.embed_tokens",
+      ...ends,
+      isHead: config.tiedEmbeddings,
+    });
     this.#blocks = Array.from({ length: config.layers }, (_, layer) => new DecoderBlock(parts, layer));
     this.#norm = new RMSNorm(context, { prefix: "model.norm", size: hiddenSize, epsilon: config.rmsNormEpsilon });
     this.#head = config.tiedEmbeddings ? this.#embedding : new ParallelLMHead(context, { prefix: "lm_head", ...ends });

@@ -99,6 +99,8 @@ export interface LinearPart {
 export interface LinearLayer {
   readonly prefix: string;
   readonly kind: "replicated" | "column" | "merged" | "qkv" | "row" | "embedding";
+  /** True of what makes the logits: an output head, or an embedding that serves as one. */
+  readonly isHead?: boolean;
   /** Inputs of the whole matrix. */
   readonly inputSize: number;
   /** Inputs this rank owns: all, except in a row-parallel layer. */

@@ -141,6 +141,7 @@ export async function loadRankModel(
     const { ignored } = loadWeights(context, recorder?.watch(shown, checkpoint, making) ?? shown, {
       ignores: (name) => family.ignores(name, json),
       repeats: (name) => family.repeats(name, json),
+      stored: checkpoint,
       ...(onProgress === undefined ? {} : { onProgress: () => onProgress(checkpoint.bytesRead) }),
       ...(logger === undefined ? {} : { logger }),
       ...(recorder === undefined ? {} : { observer: recorder }),

@@ -169,6 +169,21 @@ describe("vocabulary-parallel head", () => {
   });
 });
 
+describe("what makes the logits", () => {
+  it("is a head by name of its role, so that a quantization format may treat it apart: an embedding only where it is tied", () => {
+    const context = contextOf(0, 1);
+    const options = optionsOf("X", 8, 4, 1);
+    new ParallelLMHead(context, options);
+    new VocabParallelEmbedding(context, { ...options, isHead: true });
+    new VocabParallelEmbedding(context, options);
+    new ColumnParallelLinear(context, { prefix: "X", inputSize: 4, outputSize: 8, split: options.vocabulary });
+    assert.deepEqual(
+      context.linears.map(({ layer }) => layer.isHead),
+      [true, true, false, false],
+    );
+  });
+});
+
 describe("a split that gives every rank everything", () => {
   it("makes a column layer whole on every rank, without any collective", () => {
     for (const rank of [0, 1, 2, 3]) {

@@ -8,7 +8,14 @@ import { bytesOf } from "../../src/core/tensor.js";
 import type { RankModel } from "../../src/rank/rank-model.js";
 import { temporaryFolder } from "../checkpoint/files.js";
 import { fixture } from "../fixture.js";
-import { configOf, loadRanks, type StoredTensor, tensorsOf, writeModel } from "./rewritten-model.js";
+import {
+  configOf,
+  type LoadRanksOptions,
+  loadRanks,
+  type StoredTensor,
+  tensorsOf,
+  writeModel,
+} from "./rewritten-model.js";
 
 const LLAMA = fixture("tiny/llama/bf16");
 const UNEVEN = fixture("tiny/llama-uneven/bf16");
@@ -153,13 +160,14 @@ describe("tied weights", () => {
   async function warningsOf(
     head: StoredTensor | null,
     config: Readonly<Record<string, unknown>> = {},
+    quantization: Pick<LoadRanksOptions, "plugins" | "choice"> = {},
   ): Promise<string[]> {
     const tensors = tensorsOf(LLAMA);
     if (head !== null) tensors.set("lm_head.weight", head);
     const path = writeModel(join(folder.path, "model"), { ...configOf(LLAMA), ...config }, tensors);
     const lines: string[] = [];
     const logger = pino({ level: "warn" }, { write: (line: string) => lines.push(line) });
-    const ranks = await loadRanks(path, 2, { logger });
+    const ranks = await loadRanks(path, 2, { logger, ...quantization });
     assert.deepEqual(
       ranks.map(({ ignored }) => ignored),
       head === null || config["tie_word_embeddings"] === false ? [[], []] : [["lm_head.weight"], ["lm_head.weight"]],
@@ -172,6 +180,13 @@ describe("tied weights", () => {
   it("load without a head, and with one that repeats the embedding, and nothing is said", async () => {
     assert.deepEqual(await warningsOf(null), []);
     assert.deepEqual(await warningsOf(embedding()), []);
+  });
+
+  it("compare a head with the embedding that is on disk, also where what is loaded are codes of it", async () => {
+    const choice = { method: "bitsandbytes", options: { headType: "int8" } };
+    const quantization = { plugins: [bitsandbytes], choice };
+    assert.deepEqual(await warningsOf(embedding(), {}, quantization), []);
+    assert.equal((await warningsOf(bf16([500, 128], 0), {}, quantization)).length, 1);
   });
 
   it("with a head of its own in the checkpoint warn once, naming both, however many ranks there are", async () => {

@@ -21,7 +21,7 @@ import type { LinearLayer, LinearPart } from "../../src/quantization/contract.js
 import { loadRankModel } from "../../src/rank/rank-model.js";
 import { compareShard } from "../../src/testing/layers.js";
 import { fixture } from "../fixture.js";
-import { collect, expectGolden, readGolden } from "./golden.js";
+import { collect, expectGolden, expectNearGolden, readGolden } from "./golden.js";
 import { engineInTurns } from "./in-turns.js";
 
 /** Differences of f32 summation order reach some 1e-5 in these models; the bound is the project's promise. */
@@ -203,6 +203,37 @@ describe("quantized models against transformers", () => {
       expectGolden(answer, prompt, TOLERANCE, `prompt of ${prompt.promptIds.length}`);
     }
   });
+});
+
+describe("an output head in int8 beside layers in NF4", () => {
+  for (const [model, kind] of [
+    ["llama", "tied"],
+    ["llama-uneven", "untied"],
+  ] as const) {
+    it(`${model}, ${kind}: near the golden of NF4, and the same at any world size`, async () => {
+      const golden = readGolden(fixture(`tiny/${model}/nf4.golden.json`));
+      const [, prompt] = golden.prompts;
+      assert.ok(prompt !== undefined);
+      const quantization = { method: "bitsandbytes", options: { type: "nf4", headType: "int8" } };
+      const answers = [];
+      for (const worldSize of [1, 2, 3]) {
+        const options = { worldSize, plugins: [plugin], quantization };
+        const engine = await engineInTurns(fixture(`tiny/${model}/bf16`), options);
+        const answer = await collect(engine, prompt.promptIds, { maxTokens: prompt.generatedIds.length, logprobs: 20 });
+        expectNearGolden(answer, prompt, { logprob: 0.05, margin: 0.05 }, `${worldSize} ranks`);
+        answers.push(answer);
+      }
+      const [alone, ...others] = answers;
+      for (const answer of others) {
+        assert.deepEqual(answer.tokenIds, alone?.tokenIds);
+        answer.logprobs.forEach(({ top }, step) => {
+          const likeliest = top[0]?.logprob ?? Number.NaN;
+          const difference = likeliest - (alone?.logprobs[step]?.top[0]?.logprob ?? Number.NaN);
+          assert.ok(Math.abs(difference) <= TOLERANCE, `step ${step}: ${difference}`);
+        });
+      }
+    });
+  }
 });
 
 describe("LLM.int8 with quantized activations", () => {

@@ -20,6 +20,7 @@ import {
   checkStoredOptions,
   type InFlightOptions,
   type Int8Options,
+  invalidOption,
   parseInFlightOptions,
   parseInt8Options,
   parseSettings,
@@ -63,6 +64,7 @@ class BitsAndBytesConfig implements QuantizationConfig {
   readonly #resources = new RankResources();
   /** Linear modules on rank 0, by whether they are quantized. */
   readonly #modules = { quantized: new Set<string>(), plain: new Set<string>() };
+  #hasHead = false;
   /** Null once the layers have been made: nothing of a checkpoint is kept beyond its loading. */
   #planning: Planning | null;
   #view: WeakRef<Checkpoint> | null = null;
@@ -88,9 +90,12 @@ class BitsAndBytesConfig implements QuantizationConfig {
     if (planning === null) throw new InternalError(`${layer.prefix} was made after the checkpoint had been asked for`);
     const segments = planSegments(layer, (_, part) => this.#weightOf(planning, layer, part));
     this.#note(layer, segments);
+    this.#hasHead ||= layer.isHead ?? false;
     if (segments.every(({ storage }) => storage.kind === "plain")) return null;
     for (const segment of segments) claim(planning.forms, segment, layer);
-    if (this.#int8.activations && segments.some(({ storage }) => storage.kind === "int8")) {
+    // A head that has a type of its own is weights in fewer bytes, no step of LLM.int8's arithmetic.
+    const isCodedHead = layer.isHead === true && (this.#inFlight?.headType ?? null) !== null;
+    if (this.#int8.activations && !isCodedHead && segments.some(({ storage }) => storage.kind === "int8")) {
       return new Int8ActivationMethod(segments, this.#resources, this.#int8.outlierThreshold);
     }
     return new QuantizedLinearMethod(segments, this.#resources);
@@ -104,6 +109,7 @@ class BitsAndBytesConfig implements QuantizationConfig {
     const planning = this.#planning;
     if (planning !== null) {
       this.#planning = null;
+      this.#checkHead();
       this.#warnOfSkips();
       const view = createView(planning);
       this.#view = new WeakRef(view);
@@ -130,25 +136,37 @@ class BitsAndBytesConfig implements QuantizationConfig {
   }
 
   #quantizeInFlight(
-    { slot, group }: Planning,
+    planning: Planning,
     layer: LinearLayer,
     tensor: CheckpointTensor,
     module: string,
   ): QuantizedWeight | null {
     const options = this.#inFlight;
-    if (options === null || layer.kind === "embedding" || !isFloat(tensor.dtype)) return null;
-    if (skips(options.skipModules, module)) return null;
-    const { type, blockSize, doubleQuant } = options;
+    if (options === null || !isFloat(tensor.dtype)) return null;
+    const type = typeFor(layer, module, options);
+    if (type === null) return null;
+    const { slot, group } = planning;
+    const { blockSize, doubleQuant } = options;
     const isShared = group !== undefined && elementCount(tensor.shape) >= group.reads.leastBytes;
     // Columns of its own are no reason for a rank to quantize whole rows, nor whole blocks, by itself.
-    const shared = isShared && (doubleQuant || layer.kind === "row") ? group : null;
+    const columnsGroup = isShared && layer.kind === "row" ? group : null;
     if (type === "int8") {
-      return shared === null ? new InFlightEightBit(tensor, slot) : new SharedEightBit(tensor, slot, shared);
+      return columnsGroup === null
+        ? new InFlightEightBit(tensor, slot)
+        : new SharedEightBit(tensor, slot, columnsGroup);
     }
     const fourBit = { type, blockSize, doubleQuant };
+    const shared = isShared && doubleQuant ? group : columnsGroup;
     return shared === null
       ? new InFlightFourBit(tensor, fourBit, slot)
       : new SharedFourBit(tensor, fourBit, slot, shared);
+  }
+
+  /** Throws OptionError `INVALID_OPTION` for a type of a head that no layer is. */
+  #checkHead(): void {
+    const headType = this.#inFlight?.headType ?? null;
+    if (headType === null || this.#hasHead) return;
+    throw invalidOption("headType", "nothing, as no layer of this model says that it is an output head", headType);
   }
 
   #note(layer: LinearLayer, segments: readonly Segment[]): void {
@@ -166,6 +184,21 @@ class BitsAndBytesConfig implements QuantizationConfig {
     const difference = compareSkips(this.#settings.skipModules, [...quantized], [...plain]);
     if (difference !== null) process.emitWarning(difference, { type: "ShardloomWarning", code: SKIP_LIST_WARNING });
   }
+}
+
+/** What a float weight is quantized to; null where it is left as it is. Throws OptionError `INVALID_OPTION`. */
+function typeFor(
+  { kind, isHead }: LinearLayer,
+  module: string,
+  { type, headType, skipModules }: InFlightOptions,
+): InFlightOptions["type"] | null {
+  const isSkipped = skips(skipModules, module);
+  if (isHead === true && headType !== null) {
+    // A head that is tied to the embedding goes by either name.
+    if (!isSkipped && !skips(skipModules, "lm_head")) return headType;
+    throw invalidOption("headType", "nothing, as skipModules names the output head", headType);
+  }
+  return kind === "embedding" || isSkipped ? null : type;
 }
 
 const moduleOf = (weight: string): string => weight.slice(0, -".weight".length);

@@ -23,6 +23,8 @@ export interface InFlightOptions {
   readonly type: FourBitType | "int8";
   readonly blockSize: number;
   readonly doubleQuant: boolean;
+  /** What the output head is quantized to, tied to the embedding or not; null where it is a module like others. */
+  readonly headType: "int8" | null;
   /** Modules left as they are: entries that equal a component of the name on disk, or a dotted prefix of it. */
   readonly skipModules: readonly string[];
 }
@@ -34,7 +36,7 @@ export const DEFAULT_SKIP_MODULES: readonly string[] = ["lm_head"];
 
 const INT8_KEYS = ["int8Activations", "outlierThreshold"];
 const CHECKPOINT_KEYS = ["blockSize", "doubleQuant"];
-const IN_FLIGHT_KEYS = ["type", "blockSize", "doubleQuant", "skipModules"];
+const IN_FLIGHT_KEYS = ["type", "blockSize", "doubleQuant", "headType", "skipModules"];
 
 /**
  * Reads `quantization_config`. What it says of the weights is not asked: they say it themselves, one by one. Throws
@@ -82,8 +84,9 @@ export function parseInt8Options(options: JsonObject, settings: Settings): Int8O
  */
 export function parseInFlightOptions(options: JsonObject): InFlightOptions {
   checkKeys(options, [...IN_FLIGHT_KEYS, ...INT8_KEYS], "");
-  const { type = "nf4", blockSize = DEFAULT_BLOCK_SIZE, doubleQuant = false } = options;
-  const { skipModules = DEFAULT_SKIP_MODULES } = options;
+  const { type = "nf4", blockSize = DEFAULT_BLOCK_SIZE, doubleQuant = false, headType = null } = options;
+  // What is skipped by default is the head, of which a type for it says otherwise.
+  const { skipModules = headType === null ? DEFAULT_SKIP_MODULES : [] } = options;
   if (!isFourBitType(type) && type !== "int8") throw invalidOption("type", "nf4, fp4 or int8", type);
   const inapplicable = type === "int8" ? ["blockSize", "doubleQuant"] : INT8_KEYS;
   for (const key of inapplicable) {
@@ -93,8 +96,9 @@ export function parseInFlightOptions(options: JsonObject): InFlightOptions {
     throw invalidOption("blockSize", `a power of two from ${MIN_BLOCK} to ${MAX_BLOCK}`, blockSize);
   }
   if (typeof doubleQuant !== "boolean") throw invalidOption("doubleQuant", "true or false", doubleQuant);
+  if (headType !== null && headType !== "int8") throw invalidOption("headType", "int8", headType);
   if (!isStrings(skipModules)) throw invalidOption("skipModules", "a list of module names", skipModules);
-  return { type, blockSize, doubleQuant, skipModules };
+  return { type, blockSize, doubleQuant, headType, skipModules };
 }
 
 /**
@@ -129,7 +133,8 @@ function checkKeys(options: JsonObject, known: readonly string[], where: string)
   );
 }
 
-function invalidOption(option: string, expected: string, value: unknown): OptionError {
+/** The error of an option whose value cannot be, or not together with others. */
+export function invalidOption(option: string, expected: string, value: unknown): OptionError {
   const received = describeValue(value);
   return new OptionError(
     "INVALID_OPTION",
