@@ -220,7 +220,7 @@ describe("an output head in int8 beside layers in NF4", () => {
         const options = { worldSize, plugins: [plugin], quantization };
         const engine = await engineInTurns(fixture(`tiny/${model}/bf16`), options);
         const answer = await collect(engine, prompt.promptIds, { maxTokens: prompt.generatedIds.length, logprobs: 20 });
-        expectNearGolden(answer, prompt, { logprob: 0.05, margin: 0.05 }, `${worldSize} ranks`);
+        expectNearGolden(answer, prompt, { logprob: 0.25, margin: 0.25 }, `${worldSize} ranks`);
         answers.push(answer);
       }
       const [alone, ...others] = answers;
