@@ -54,8 +54,11 @@ inline void split_any_blocks(const BlockLayout& layout, const std::uint8_t* sour
                              std::uint8_t* codes, std::uint8_t* headers) {
   const std::int64_t code_bytes = layout.code_bytes();
   for (std::int64_t block = 0; block < count; block++, source += layout.block_bytes, codes += code_bytes) {
-    std::memcpy(headers + block * layout.header_bytes, source + layout.header_offset,
-                static_cast<std::size_t>(layout.header_bytes));
+    // Blocks without a header have no place for headers: a null pointer, which memcpy may not be given.
+    if (layout.header_bytes > 0) {
+      std::memcpy(headers + block * layout.header_bytes, source + layout.header_offset,
+                  static_cast<std::size_t>(layout.header_bytes));
+    }
     const std::uint8_t* stored = source + layout.codes_offset;
     if (!layout.four_bits) {
       std::memcpy(codes, stored, static_cast<std::size_t>(code_bytes));
