@@ -4,7 +4,6 @@ import fc from "fast-check";
 import type { CoordinatorTimeouts } from "../../src/coordinator/timeouts.js";
 import type { Engine } from "../../src/engine/engine.js";
 import { launchWithFaults, simulate } from "../../src/testing/index.js";
-import { collectGarbage } from "../collect-garbage.js";
 import { heldResources, watchThreads } from "../coordinator/threads.js";
 import { fixture } from "../fixture.js";
 import { readGolden } from "../models/golden.js";
@@ -143,7 +142,6 @@ describe(`a soak of ${IN_TURNS + ON_THREADS} fault schedules, SHARDLOOM_FAULT_SE
         await loading.close();
       },
     );
-    property.afterEach(collectGarbage);
     await fc.assert(property, { seed, numRuns: IN_TURNS });
   });
 
