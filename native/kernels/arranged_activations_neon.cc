@@ -2,29 +2,22 @@
 #include <arm_neon.h>
 
 #include "arranged_layout.h"
+#include "numbers.h"
 #include "variants.h"
 
 namespace shardloom::neon {
 namespace {
 
-struct Step {
-  float step;
-  float inverse;  // 0 where all codes are to be 0
-};
-
 // The order of magnitudes is that of their bits, in which infinity and NaN are the largest.
-Step step_of(const float* x, std::int64_t count, std::int32_t limit) {
+Rounding rounding_of_block(const float* x, std::int64_t count, std::int32_t limit) {
   uint32x4_t largest_bits = vdupq_n_u32(0);
   for (std::int64_t i = 0; i < count; i += 4) {
     largest_bits = vmaxq_u32(largest_bits, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i))));
   }
   const std::uint32_t bits = vmaxvq_u32(largest_bits);
-  if (bits >= 0x7f800000u) return {__builtin_nanf(""), 0.0f};
   float largest;
   std::memcpy(&largest, &bits, sizeof largest);
-  if (largest < kLeastMagnitude) return {0.0f, 0.0f};
-  const float most = static_cast<float>(limit);
-  return {largest / most, most / largest};
+  return rounding_of(largest, bits < 0x7f800000u, static_cast<float>(limit));
 }
 
 // To the nearest, ties to even.
@@ -47,7 +40,7 @@ void quantize_block(const QuantizeArgs& args, std::int64_t row, std::int64_t blo
   const QuantizedRows& out = args.out;
   const float* x = args.x + row * args.x_stride + block * out.block;
   Code* codes = reinterpret_cast<Code*>(static_cast<char*>(out.codes) + row * out.code_stride) + block * out.block;
-  const auto [step, inverse] = step_of(x, out.block, args.limit);
+  const auto [step, inverse] = rounding_of_block(x, out.block, args.limit);
   int32x4_t sums = vdupq_n_s32(0);
   for (std::int64_t i = 0; i < out.block; i += 8) {
     const int16x8_t eight = inverse == 0.0f ? vdupq_n_s16(0) : eight_codes(x + i, inverse);

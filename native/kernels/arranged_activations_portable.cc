@@ -2,27 +2,20 @@
 #include <cmath>
 
 #include "arranged_layout.h"
+#include "numbers.h"
 #include "variants.h"
 
 namespace shardloom::portable {
 namespace {
 
-struct Step {
-  float step;
-  float inverse;  // 0 where all codes are to be 0
-};
-
-Step step_of(const float* x, std::int64_t count, std::int32_t limit) {
+Rounding rounding_of_block(const float* x, std::int64_t count, std::int32_t limit) {
   float largest = 0.0f;
   bool finite = true;
   for (std::int64_t i = 0; i < count; i++) {
     finite = finite && std::isfinite(x[i]);
     largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
   }
-  const float most = static_cast<float>(limit);
-  if (!finite) return {NAN, 0.0f};
-  if (largest < kLeastMagnitude) return {0.0f, 0.0f};
-  return {largest / most, most / largest};
+  return rounding_of(largest, finite, static_cast<float>(limit));
 }
 
 // Adding 1.5 * 2^23 leaves no bits for fractions, rounded to nearest, ties to even.
@@ -37,7 +30,7 @@ void quantize_block(const QuantizeArgs& args, std::int64_t row, std::int64_t blo
   const QuantizedRows& out = args.out;
   const float* x = args.x + row * args.x_stride + block * out.block;
   Code* codes = reinterpret_cast<Code*>(static_cast<char*>(out.codes) + row * out.code_stride) + block * out.block;
-  const auto [step, inverse] = step_of(x, out.block, args.limit);
+  const auto [step, inverse] = rounding_of_block(x, out.block, args.limit);
   std::int32_t sum = 0;
   for (std::int64_t i = 0; i < out.block; i++) {
     const std::int64_t input = sizeof(Code) == 2 ? i / 8 * 8 + kPairOrder[i % 8] : i;

@@ -22,6 +22,25 @@
 namespace shardloom::avx512 {
 namespace {
 
+// What a Format has that meets activations of 16 bits, and one that meets those of 8. `Dots`: arranged_dots_avx512.h.
+template <class Dots>
+struct Int16Words {
+  static constexpr int kTileRows = Dots::kTileRows;
+  using Word = __m512i;
+
+  static __m512i start(const std::int32_t*, std::int64_t) { return _mm512_setzero_si512(); }
+  static __m512i dot(__m512i sum, __m512i weights, __m512i x) { return Dots::pairs(sum, weights, x); }
+};
+
+template <class Dots>
+struct Int8Words {
+  static constexpr int kTileRows = Dots::kTileRows;
+  using Word = typename Dots::Bytes;
+
+  static __m512i start(const std::int32_t* x_starts, std::int64_t at) { return Dots::start(x_starts, at); }
+  static __m512i dot(__m512i sum, const Word& weights, __m512i x) { return Dots::fours(sum, weights, x); }
+};
+
 template <class Format>
 struct Arranged {
   using Matrix = typename Format::Matrix;

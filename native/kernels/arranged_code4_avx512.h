@@ -8,38 +8,31 @@ namespace {
 
 // Weights of 16 bits: one shuffle looks 32 codes up, whose other bits it ignores, for the table is there twice.
 template <class Dots>
-struct Code4Int16 {
+struct Code4Int16 : Int16Words<Dots> {
   using Matrix = ArrangedCode4;
   static constexpr int kUnitInputs = kCode4UnitInputs;
   static constexpr int kWords = 4;
-  static constexpr int kTileRows = Dots::kTileRows;
-  using Word = __m512i;
 
   __m512i table;
 
   explicit Code4Int16(const ArrangedCode4& weight)
       : table(_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight.codebook16)))) {}
 
-  static __m512i start(const std::int32_t*, std::int64_t) { return _mm512_setzero_si512(); }
-
   template <int kWord>
-  Word decode(const std::uint8_t* unit) const {
+  __m512i decode(const std::uint8_t* unit) const {
     constexpr int kShifts[kWords] = {0, 8, 4, 12};
     const __m512i codes = _mm512_loadu_si512(unit);
     return _mm512_permutexvar_epi16(kWord == 0 ? codes : _mm512_srli_epi16(codes, kShifts[kWord]), table);
   }
-
-  static __m512i dot(__m512i sum, __m512i weights, __m512i x) { return Dots::pairs(sum, weights, x); }
 };
 
 // Weights of 8 bits: one shuffle looks 64 codes up.
 template <class Dots>
-struct Code4Int8 {
+struct Code4Int8 : Int8Words<Dots> {
   using Matrix = ArrangedCode4;
   static constexpr int kUnitInputs = kCode4UnitInputs;
   static constexpr int kWords = 2;
-  static constexpr int kTileRows = Dots::kTileRows;
-  using Word = typename Dots::Bytes;
+  using typename Int8Words<Dots>::Word;
 
   __m512i table;
 
@@ -48,16 +41,12 @@ struct Code4Int8 {
             _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weight.codebook8))),
             _mm512_set1_epi8(Dots::kFlipped))) {}
 
-  static __m512i start(const std::int32_t* x_starts, std::int64_t at) { return Dots::start(x_starts, at); }
-
   template <int kWord>
   Word decode(const std::uint8_t* unit) const {
     const __m512i codes = _mm512_loadu_si512(unit);
     const __m512i shifted = kWord == 0 ? codes : _mm512_srli_epi16(codes, 4);
     return Dots::bytes(_mm512_shuffle_epi8(table, _mm512_and_si512(shifted, _mm512_set1_epi8(15))));
   }
-
-  static __m512i dot(__m512i sum, const Word& weights, __m512i x) { return Dots::fours(sum, weights, x); }
 };
 
 }  // namespace

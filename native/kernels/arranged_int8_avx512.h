@@ -8,45 +8,34 @@ namespace {
 
 // Codes as 16 bits: of each row's four those in bytes 0 and 2, then those in bytes 1 and 3.
 template <class Dots>
-struct Int8Int16 {
+struct Int8Int16 : Int16Words<Dots> {
   using Matrix = ArrangedInt8;
   static constexpr int kUnitInputs = kInt8UnitInputs;
   static constexpr int kWords = 2;
-  static constexpr int kTileRows = Dots::kTileRows;
-  using Word = __m512i;
 
   explicit Int8Int16(const ArrangedInt8&) {}
 
-  static __m512i start(const std::int32_t*, std::int64_t) { return _mm512_setzero_si512(); }
-
   template <int kWord>
-  Word decode(const std::uint8_t* unit) const {
+  __m512i decode(const std::uint8_t* unit) const {
     const __m512i codes = _mm512_loadu_si512(unit);
     return _mm512_srai_epi16(kWord == 0 ? _mm512_slli_epi16(codes, 8) : codes, 8);
   }
-
-  static __m512i dot(__m512i sum, __m512i weights, __m512i x) { return Dots::pairs(sum, weights, x); }
 };
 
 template <class Dots>
-struct Int8Int8 {
+struct Int8Int8 : Int8Words<Dots> {
   using Matrix = ArrangedInt8;
   static constexpr int kUnitInputs = kInt8UnitInputs;
   static constexpr int kWords = 1;
-  static constexpr int kTileRows = Dots::kTileRows;
-  using Word = typename Dots::Bytes;
+  using typename Int8Words<Dots>::Word;
 
   explicit Int8Int8(const ArrangedInt8&) {}
-
-  static __m512i start(const std::int32_t* x_starts, std::int64_t at) { return Dots::start(x_starts, at); }
 
   template <int kWord>
   Word decode(const std::uint8_t* unit) const {
     const __m512i codes = _mm512_loadu_si512(unit);
     return Dots::bytes(Dots::kFlipped == 0 ? codes : _mm512_xor_si512(codes, _mm512_set1_epi8(Dots::kFlipped)));
   }
-
-  static __m512i dot(__m512i sum, const Word& weights, __m512i x) { return Dots::fours(sum, weights, x); }
 };
 
 }  // namespace

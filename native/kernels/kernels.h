@@ -221,7 +221,7 @@ struct GatherArgs {
 };
 
 // Rounds kv_heads * head_size columns of source at key_column and value_column into cache slot slots[m]. In a cache of i8 a
-// key or a value of a KV head is codes times a scale of its own (kv_step_of in numbers.h).
+// key or a value of a KV head is codes times a scale of its own (rounding_of in numbers.h).
 struct WriteKvArgs {
   void* keys;           // [blocks, kv_heads, head_size, block_size]: a vector of positions is read as it stands
   void* values;         // [blocks, kv_heads, block_size, head_size]

@@ -21,7 +21,7 @@ void narrow(const float* source, std::int64_t count, std::int8_t* out, std::int6
     finite = finite && std::isfinite(source[d]);
     largest = std::fabs(source[d]) > largest ? std::fabs(source[d]) : largest;
   }
-  const KvStep by = kv_step_of(largest, finite);
+  const Rounding by = rounding_of(largest, finite, kKvCodeLimit);
   *scale = by.step;
   for (std::int64_t d = 0; d < count; d++) {
     out[d * step] = by.inverse == 0.0f ? std::int8_t{0} : static_cast<std::int8_t>(std::nearbyint(source[d] * by.inverse));

@@ -23,7 +23,7 @@ struct KvCacheWriter {
   static void narrow(const float* source, std::int64_t count, std::int8_t* out, float* scale) {
     std::int8_t codes[kMaxHeadSize];
     std::int8_t* to = kPadded ? out : codes;
-    const KvStep by = step_of(source, count);
+    const Rounding by = rounding_of_all(source, count);
     *scale = by.step;
     if (by.inverse == 0.0f) {
       std::memset(to, 0, static_cast<std::size_t>(count));
@@ -36,7 +36,7 @@ struct KvCacheWriter {
     if constexpr (!kPadded) std::memcpy(out, codes, static_cast<std::size_t>(count));
   }
 
-  static KvStep step_of(const float* source, std::int64_t count) {
+  static Rounding rounding_of_all(const float* source, std::int64_t count) {
     const V infinity = V::set(__builtin_inff());
     V largest = V::zero();
     V infinite = V::zero();
@@ -47,7 +47,7 @@ struct KvCacheWriter {
     std::int64_t i = 0;
     for (; i + V::kLanes <= count; i += V::kLanes) add(V::load(source + i));
     if (i < count) add(V::load_first(source + i, count - i));
-    return kv_step_of(largest.max_lane(), infinite.max_lane() == 0.0f);
+    return rounding_of(largest.max_lane(), infinite.max_lane() == 0.0f, kKvCodeLimit);
   }
 
   static void run(const WriteKvArgs& args, Range rows) {

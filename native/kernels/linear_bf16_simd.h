@@ -113,5 +113,12 @@ struct Bf16Linear {
   }
 };
 
+// Where there is no instruction for it, in the mode that its caller has set (kernels.h). Not part of the caller: arithmetic
+// must not be moved out of the mode.
+template <class V>
+__attribute__((noinline)) void linear_bf16_widened(const Bf16LinearArgs& args, Range outputs) {
+  Bf16Linear<Pairs<V, WidenedDot<V>>>::run(args, outputs);
+}
+
 }  // namespace
 }  // namespace shardloom

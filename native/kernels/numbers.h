@@ -93,19 +93,19 @@ inline void with_cache_type(DType dtype, Work work) {
   with_float_type(dtype, work);
 }
 
-// How a key or a value of a KV head becomes 8-bit codes: code = x * inverse to the nearest, ties to even, and x is about
-// code * step.
-struct KvStep {
+// How floats become whole numbers, a block of activations or a key or value of the cache: code = x * inverse to the nearest,
+// ties to even, and x is about code * step.
+struct Rounding {
   float step;
   float inverse;  // 0 where all codes are 0
 };
 
-// `largest` is the largest magnitude of those that are finite. NaN or infinity anywhere makes a step of NaN, so that
-// whatever attends to it is NaN as well; what is below kLeastMagnitude counts as zeros.
-inline KvStep kv_step_of(float largest, bool finite) {
+// To codes of at most `limit`. `largest` is the largest magnitude; where NaN or infinity is among them it is not looked at.
+// They make a step of NaN, so that whatever is computed with it is NaN as well; what is below kLeastMagnitude counts as zeros.
+inline Rounding rounding_of(float largest, bool finite, float limit) {
   if (!finite) return {__builtin_nanf(""), 0.0f};
   if (largest < kLeastMagnitude) return {0.0f, 0.0f};
-  return {largest / kKvCodeLimit, kKvCodeLimit / largest};
+  return {largest / limit, limit / largest};
 }
 
 }  // namespace
