@@ -1,5 +1,4 @@
 /** launch(): finds the model, loads plugins, sizes the engine and starts the ranks. */
-import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { weightBytes } from "../checkpoint/weight-bytes.js";
 import { type CollectivePayload, checkCollectivePayload } from "../collectives/payload.js";
@@ -28,6 +27,7 @@ import { checkThreadsPerRank } from "../parallel/placement.js";
 import { chooseWorldSize } from "../parallel/world-size.js";
 import type { RankOptions } from "../rank/rank-options.js";
 import { MAX_STEPS_IN_FLIGHT } from "../rank/step-channel.js";
+import type { ModelSelection, QuantizationOptions } from "./model-selection.js";
 import { checkActivations, checkDtype, checkPinning, checkRanks, choiceOf } from "./option-checks.js";
 
 /** How far one rank is with loading. */
@@ -40,11 +40,7 @@ export interface LoadProgress {
 }
 
 /** How an engine is launched. Only `model` is needed. */
-export interface LaunchOptions extends CapacityOptions {
-  /** A directory, a file, or a hub id `org/name[@revision]`. */
-  readonly model: string;
-  /** Branch, tag or commit of a hub repository. */
-  readonly revision?: string | undefined;
+export interface LaunchOptions extends ModelSelection, QuantizationOptions, CapacityOptions {
   /** Ranks, each a worker thread with its shard of the model; "auto": one for each NUMA node. Default 1. */
   readonly tensorParallelSize?: number | "auto" | undefined;
   /**
@@ -57,19 +53,6 @@ export interface LaunchOptions extends CapacityOptions {
    * machine and no other engine of this process is pinned; true whenever there are CPUs for all threads; false never.
    */
   readonly pinning?: boolean | undefined;
-  /** Package names or paths. Those in SHARDLOOM_PLUGINS, separated by commas, are loaded as well. */
-  readonly plugins?: readonly string[] | undefined;
-  /** Name of a model loader; by default whichever recognizes the model. */
-  readonly loadFormat?: string | undefined;
-  /**
-   * Quantization method. A checkpoint that is quantized says so itself; one that is not is quantized while it is loaded,
-   * by the plugin that serves the method.
-   */
-  readonly quantization?: string | undefined;
-  /** What the method's plugin takes beside its name. */
-  readonly quantizationOptions?: JsonObject | undefined;
-  /** dtype of unquantized weights; "auto" takes config.json's. */
-  readonly dtype?: "auto" | FloatDType | undefined;
   /**
    * What the KV cache holds keys and values in. Default f32: exact. `int8` is codes with a scale for each of them and head
    * (kv-cache-dtype.ts).
@@ -97,12 +80,8 @@ export interface LaunchOptions extends CapacityOptions {
   readonly profileSteps?: boolean | undefined;
   /** Has every rank record where the time of loading goes: `engine.loadProfile` (docs/load-profile.md). Default false. */
   readonly loadProfile?: boolean | undefined;
-  /** Called for every chunk that is downloaded from the hub. */
-  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Called a few times a second while ranks load. */
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
-  /** Gives up the launch when aborted. */
-  readonly signal?: AbortSignal | undefined;
   /** Level of the log on stderr. Default SHARDLOOM_LOG_LEVEL, or "warn". */
   readonly logLevel?: string | undefined;
 }

@@ -1,19 +1,13 @@
 /** What the functions of the API check alike, before they find a model. */
 import { type FloatDType, isDType, isFloat } from "../core/dtype.js";
 import { describeValue, OptionError } from "../core/errors.js";
-import type { JsonObject } from "../core/json.js";
 import { checkWorldSize } from "../core/rank.js";
 import { ACTIVATIONS, type Activations, isActivations } from "../kernels/activation-levels.js";
 import type { QuantizationChoice } from "../quantization/registry.js";
+import type { QuantizationOptions } from "./model-selection.js";
 
 /** The most bytes of tensors in a file that is written, where nobody says it. */
 export const DEFAULT_SHARD_BYTES = 5_000_000_000;
-
-/** What a caller says about quantizing while a model is loaded. */
-export interface QuantizationOptions {
-  readonly quantization?: string | undefined;
-  readonly quantizationOptions?: JsonObject | undefined;
-}
 
 /** Throws OptionError `INVALID_OPTION` for options of no method. */
 export function choiceOf({ quantization, quantizationOptions = {} }: QuantizationOptions): QuantizationChoice | null {

@@ -1,38 +1,27 @@
 /** plan(): what ranks would own, without a weight. */
-
-import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { type CollectivePayload, checkCollectivePayload } from "../collectives/payload.js";
-import type { FloatDType } from "../core/dtype.js";
-import type { JsonObject } from "../core/json.js";
 import type { CapacityOptions } from "../engine/capacity.js";
 import { type ModelPlan, planModel } from "../engine/model-plan.js";
 import { checkKvCacheDtype, type KvCacheDType } from "../kernels/kv-cache-dtype.js";
 import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
 import { checkThreadsPerRank } from "../parallel/placement.js";
+import type { ModelSelection, QuantizationOptions } from "./model-selection.js";
 import { checkCount, checkDtype, checkPinning, checkRanks, choiceOf } from "./option-checks.js";
 
 /** What is planned. Only `model` is needed; sizes are those of an engine. */
-export interface PlanOptions extends CapacityOptions {
-  /** A directory, a file, a hub id `org/name[@revision]`, or a config.json without weights. */
+export interface PlanOptions extends ModelSelection, QuantizationOptions, CapacityOptions {
+  /** As for launch(), or a config.json without weights. */
   readonly model: string;
-  readonly revision?: string | undefined;
   /** As for launch(). Default 1. */
   readonly tensorParallelSize?: number | "auto" | undefined;
   /** As for launch(): the plan says what ranks would get on this machine. */
   readonly threadsPerRank?: number | "auto" | undefined;
   readonly pinning?: boolean | undefined;
-  readonly plugins?: readonly string[] | undefined;
-  readonly loadFormat?: string | undefined;
-  readonly quantization?: string | undefined;
-  readonly quantizationOptions?: JsonObject | undefined;
-  readonly dtype?: "auto" | FloatDType | undefined;
   readonly kvCacheDtype?: KvCacheDType | undefined;
   readonly collectivePayload?: CollectivePayload | undefined;
   /** Memory that everything has to fit into, in bytes. Default: what this process may use. */
   readonly memoryBytes?: number | undefined;
-  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 /**

@@ -1,7 +1,6 @@
 /** quantize(): a model into files with quantized weights. */
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
-import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { checkOutput } from "../checkpoint/output-directory.js";
 import { type QuantizeProgress, type QuantizeReport, quantizeCheckpoint } from "../coordinator/quantize-checkpoint.js";
@@ -10,13 +9,11 @@ import { OptionError } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
 import { dummyLoader } from "../loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
+import type { ModelSelection } from "./model-selection.js";
 import { checkCount, checkDtype, DEFAULT_SHARD_BYTES } from "./option-checks.js";
 
 /** How a model is quantized. `model`, `out` and `format` are needed. */
-export interface QuantizeOptions {
-  /** A directory, a file, or a hub id `org/name[@revision]`. */
-  readonly model: string;
-  readonly revision?: string | undefined;
+export interface QuantizeOptions extends ModelSelection {
   /** Directory to make. It appears when it is complete. */
   readonly out: string;
   /** A format that a plugin has registered. */
@@ -36,13 +33,8 @@ export interface QuantizeOptions {
   readonly maxShardBytes?: number | undefined;
   /** Default: one a core. */
   readonly threads?: number | undefined;
-  readonly plugins?: readonly string[] | undefined;
-  readonly loadFormat?: string | undefined;
-  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Called when a tensor is done. */
   readonly onProgress?: ((progress: QuantizeProgress) => void) | undefined;
-  /** Gives up, and leaves nothing behind, when aborted. */
-  readonly signal?: AbortSignal | undefined;
 }
 
 /**

@@ -1,25 +1,20 @@
 /** shard(): a model into files that hold what each rank would. */
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
-import type { DownloadProgress } from "../checkpoint/hub-snapshot.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { checkOutput } from "../checkpoint/output-directory.js";
 import { type ShardProgress, type ShardReport, shardCheckpoint } from "../coordinator/shard-checkpoint.js";
-import type { FloatDType } from "../core/dtype.js";
-import type { JsonObject } from "../core/json.js";
 import { checkWorldSize } from "../core/rank.js";
 import { LEAST_CAPACITY } from "../engine/capacity.js";
 import { readsWeights } from "../loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
 import { selectFamily } from "../models/registry.js";
 import type { RankOptions } from "../rank/rank-options.js";
+import type { ModelSelection, QuantizationOptions } from "./model-selection.js";
 import { checkCount, checkDtype, choiceOf, DEFAULT_SHARD_BYTES } from "./option-checks.js";
 
 /** How a model is saved as a sharded state. `model` and `out` are needed. */
-export interface ShardOptions {
-  /** A directory, a file, or a hub id `org/name[@revision]`. */
-  readonly model: string;
-  readonly revision?: string | undefined;
+export interface ShardOptions extends ModelSelection, QuantizationOptions {
   /** Ranks to save it for; it loads at any other number as well. Default 1. */
   readonly tensorParallelSize?: number | undefined;
   /** Directory to make. It appears when it is complete. */
@@ -30,16 +25,8 @@ export interface ShardOptions {
   readonly maxShardBytes?: number | undefined;
   /** Ranks that are loaded at a time. Default: one a core. */
   readonly threads?: number | undefined;
-  readonly plugins?: readonly string[] | undefined;
-  readonly loadFormat?: string | undefined;
-  readonly quantization?: string | undefined;
-  readonly quantizationOptions?: JsonObject | undefined;
-  readonly dtype?: "auto" | FloatDType | undefined;
-  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Called a few times a second, and when a rank is done. */
   readonly onProgress?: ((progress: ShardProgress) => void) | undefined;
-  /** Gives up, and leaves nothing behind, when aborted. */
-  readonly signal?: AbortSignal | undefined;
 }
 
 /**

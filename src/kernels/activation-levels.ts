@@ -78,10 +78,10 @@ export function roundCodebook(entries: Float32Array, level: IntegerLevel): Round
 }
 
 /**
- * Rounds a block of activations to `codes` and returns their step: the largest magnitude / limit. A block that holds NaN or
- * infinity has NaN for a step and zeros for codes.
+ * Rounds a block of activations, or a key or a value of a KV cache, to `codes`, as many as there are numbers, and returns
+ * their step: the largest magnitude / limit. A block that holds NaN or infinity has NaN for a step and zeros for codes.
  */
-export function roundBlock(x: Float32Array, codes: Int32Array, limit: number): number {
+export function roundBlock(x: Float32Array, codes: Int32Array | Int8Array, limit: number): number {
   codes.fill(0);
   if (!x.every(Number.isFinite)) return Number.NaN;
   const largest = x.reduce((most, value) => Math.max(most, Math.abs(value)), 0);

@@ -34,25 +34,5 @@ export function kvPositionBytes(dtype: KvCacheDType, headSize: number): number {
   return 2 * (headSize * dtypeBytes(kvElementDtype(dtype)) + scaleBytes);
 }
 
-const CODE_LIMIT = 127;
-/** A key or a value whose largest magnitude is below this counts as zeros. */
-const LEAST_MAGNITUDE = 2 ** -100;
-
-const { fround } = Math;
-
-/** Rounds the elements of a key or a value to codes, as many as there are values, and returns their scale. */
-export function roundToCodes(values: Float32Array, codes: Int8Array): number {
-  codes.fill(0);
-  if (!values.every(Number.isFinite)) return Number.NaN;
-  const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  if (largest < LEAST_MAGNITUDE) return 0;
-  const inverse = fround(CODE_LIMIT / largest);
-  for (let i = 0; i < codes.length; i++) codes[i] = roundTiesToEven(fround((values[i] ?? 0) * inverse));
-  return fround(largest / CODE_LIMIT);
-}
-
-function roundTiesToEven(value: number): number {
-  const floor = Math.floor(value);
-  const rest = value - floor;
-  return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
-}
+/** Largest magnitude of a code of `int8`: those of a key or a value are what `roundBlock` (activation-levels.ts) makes of it. */
+export const KV_CODE_LIMIT = 127;

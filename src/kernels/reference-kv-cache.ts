@@ -1,6 +1,8 @@
 /** A paged KV cache as the reference kernels read and write it, whatever it holds its elements in. */
+
+import { roundBlock } from "./activation-levels.js";
 import type { KvCache } from "./kernels.js";
-import { roundToCodes } from "./kv-cache-dtype.js";
+import { KV_CODE_LIMIT } from "./kv-cache-dtype.js";
 import { expect, expectColumns } from "./reference-checks.js";
 import type { FloatView, OperandTable } from "./reference-operands.js";
 
@@ -88,10 +90,10 @@ class CodedCache implements CacheView {
 
   write(head: number, offset: number, key: Float32Array, value: Float32Array): void {
     const [codes, size] = [this.#rounded, this.#blockSize];
-    this.#scales[2 * head * size + offset] = roundToCodes(key, codes);
+    this.#scales[2 * head * size + offset] = roundBlock(key, codes, KV_CODE_LIMIT);
     const to = head * codes.length * size + offset;
     for (let d = 0; d < codes.length; d++) this.#keys[to + d * size] = codes[d] ?? 0;
-    this.#scales[(2 * head + 1) * size + offset] = roundToCodes(value, codes);
+    this.#scales[(2 * head + 1) * size + offset] = roundBlock(value, codes, KV_CODE_LIMIT);
     this.#values.set(codes, (head * size + offset) * codes.length);
   }
 

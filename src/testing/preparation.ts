@@ -1,7 +1,9 @@
 /** From a user's options to what every rank of a simulation is told. */
+import type { QuantizationOptions } from "../api/model-selection.js";
+import { checkDtype, choiceOf } from "../api/option-checks.js";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { type CollectivePayload, checkCollectivePayload } from "../collectives/payload.js";
-import { type FloatDType, isDType, isFloat } from "../core/dtype.js";
+import type { FloatDType } from "../core/dtype.js";
 import { describeValue, OptionError } from "../core/errors.js";
 import { type JsonObject, readJsonObject } from "../core/json.js";
 import { checkWorldSize } from "../core/rank.js";
@@ -14,7 +16,7 @@ import { selectFamily } from "../models/registry.js";
 import type { RankOptions } from "../rank/rank-options.js";
 
 /** The model of a simulation, and how it is split. Either `model` or `config` is needed. */
-export interface ModelOptions extends CapacityOptions {
+export interface ModelOptions extends QuantizationOptions, CapacityOptions {
   /** A directory, a file, or a hub id `org/name[@revision]`, as for launch(). */
   readonly model?: string | undefined;
   /** A config, or the path of a config.json, without weights: they are made up from `seed`, the same at any world size. */
@@ -25,9 +27,6 @@ export interface ModelOptions extends CapacityOptions {
   readonly plugins?: readonly Plugin[] | undefined;
   /** Name of a model loader; "dummy" makes weights up also where the model has some. */
   readonly loadFormat?: string | undefined;
-  /** Quantization method, as for launch(). */
-  readonly quantization?: string | undefined;
-  readonly quantizationOptions?: JsonObject | undefined;
   /** dtype of unquantized weights; "auto" takes config.json's. */
   readonly dtype?: "auto" | FloatDType | undefined;
   /** dtype of the KV cache. Default f32. */
@@ -55,8 +54,6 @@ export async function prepare(options: ModelOptions): Promise<Preparation> {
   for (const plugin of options.plugins ?? []) registerPlugin(registries, plugin);
   const { path, loadFormat, description } = await findModel(options, registries);
   const config = selectFamily(description.config).parseConfig(description.config);
-  const { quantization, quantizationOptions = {} } = options;
-  const choice = quantization === undefined ? null : { method: quantization, options: quantizationOptions };
   const kvCacheDtype = checkKvCacheDtype(options.kvCacheDtype ?? "f32");
   const { dtype = "auto" } = options;
   const capacity = planCapacity(config, sizes(options, config.maxPositions), worldSize, kvCacheDtype);
@@ -65,7 +62,7 @@ export async function prepare(options: ModelOptions): Promise<Preparation> {
     loadFormat,
     description,
     worldSize,
-    quantization: registries.quantization.select(description.config, choice),
+    quantization: registries.quantization.select(description.config, choiceOf(options)),
     dtype: dtype === "auto" ? config.dtype : checkDtype("dtype", dtype),
     kvCacheDtype,
     activations: "f32",
@@ -135,14 +132,5 @@ function checkSeed(seed: unknown): number {
     "INVALID_OPTION",
     `expected seed to be a whole number from 0 to ${2 ** 32 - 1} but received ${describeValue(seed)}`,
     { option: "seed", expected: `0..${2 ** 32 - 1}`, received: String(seed) },
-  );
-}
-
-function checkDtype(option: string, value: unknown): FloatDType {
-  if (typeof value === "string" && isDType(value) && isFloat(value)) return value;
-  throw new OptionError(
-    "INVALID_OPTION",
-    `expected ${option} to be f32, bf16 or f16 but received ${describeValue(value)}`,
-    { option, expected: "f32|bf16|f16", received: String(value) },
   );
 }

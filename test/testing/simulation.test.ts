@@ -204,6 +204,8 @@ describe("a simulated tensor-parallel group", () => {
       [{ worldSize: 5, config }, "TOO_MANY_RANKS"],
       [{ worldSize: 1, config, seed: -1 }, "INVALID_OPTION"],
       [{ worldSize: 1, config, seed: 2 ** 32 }, "INVALID_OPTION"],
+      // Options of no method would have no effect.
+      [{ worldSize: 1, config, quantizationOptions: { type: "nf4" } }, "INVALID_OPTION"],
       [{ worldSize: 1, config, quantization: "none-such" }, "UNKNOWN_QUANTIZATION"],
       [{ worldSize: 1, config: { ...config, architectures: ["Unheard"] } }, "UNSUPPORTED_ARCHITECTURE"],
       [{ worldSize: 1, model: "/no/such/model" }, "MODEL_NOT_FOUND"],
