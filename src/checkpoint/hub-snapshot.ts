@@ -3,7 +3,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { downloadFile, type ListFileEntry, listFiles, modelInfo } from "@huggingface/hub";
-import { CheckpointError } from "../core/errors.js";
+import { CheckpointError, reasonOf } from "../core/errors.js";
 import { hubError, isOutage } from "./hub-error.js";
 import {
   cachedCommit,
@@ -92,7 +92,7 @@ function findCached(repository: HubRepository, settings: HubSettings, weights: b
     const missing = selectWeightFiles(readdirSync(path), path).files.find((name) => !existsSync(join(path, name)));
     return missing === undefined ? { path, commit, checked: false } : `no ${missing} of commit ${commit}`;
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return reasonOf(error);
   }
 }
 

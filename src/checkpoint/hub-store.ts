@@ -3,7 +3,7 @@ import { createHash, type Hash, randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { copyFile, mkdir, open, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { CheckpointError } from "../core/errors.js";
+import { CheckpointError, reasonOf } from "../core/errors.js";
 
 /** What the hub's listing says about a file. */
 export interface RemoteFile {
@@ -125,7 +125,7 @@ async function writing<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = reasonOf(cause);
     throw new CheckpointError(
       "CACHE_WRITE_FAILED",
       `cannot write ${path} in the hub's cache: ${reason}`,

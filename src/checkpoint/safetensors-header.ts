@@ -7,7 +7,7 @@
  * Nothing in a header is believed: it may come from anywhere.
  */
 import { DTYPES, type DType, dtypeBytes } from "../core/dtype.js";
-import { CheckpointError, describeValue } from "../core/errors.js";
+import { CheckpointError, describeValue, reasonOf } from "../core/errors.js";
 import { isJsonObject, type JsonObject, type JsonValue } from "../core/json.js";
 import { findDuplicateKey } from "./duplicate-keys.js";
 
@@ -94,7 +94,7 @@ function parseObject(bytes: Uint8Array, file: string): JsonObject {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = reasonOf(cause);
     throw invalid("HEADER_NOT_JSON", file, "a header in JSON", reason, {}, cause);
   }
   // The format demands the brace as the first byte; JSON would also allow white space before it.

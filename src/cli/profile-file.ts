@@ -1,6 +1,6 @@
 /** Load profiles from files, which may hold anything: as much of them as two profiles are compared by. */
 import { readFileSync } from "node:fs";
-import { describeValue, OptionError } from "../core/errors.js";
+import { describeValue, OptionError, reasonOf } from "../core/errors.js";
 import { isJsonObject, type JsonObject, type JsonValue } from "../core/json.js";
 import { LOAD_PHASES, type LoadPhase, type LoadProfile } from "../index.js";
 import type { ComparableProfile, ComparableRank, ComparableSpan } from "./profile-comparison.js";
@@ -57,7 +57,7 @@ function parse(file: string): unknown {
   try {
     return JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
-    throw invalid(file, "a load profile in JSON", error instanceof Error ? error.message : String(error));
+    throw invalid(file, "a load profile in JSON", reasonOf(error));
   }
 }
 

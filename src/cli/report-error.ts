@@ -1,7 +1,7 @@
 /** What a person reads when a command fails: one line with a stable code, and a stack trace only if asked for. */
 import { inspect } from "node:util";
 import { CommanderError } from "commander";
-import { ShardloomError } from "../core/errors.js";
+import { reasonOf, ShardloomError } from "../core/errors.js";
 import { EXIT_OK, EXIT_USAGE, exitCodeOf } from "./exit-codes.js";
 import { oneLine, printable } from "./terminal-text.js";
 
@@ -63,7 +63,7 @@ function lineOf(code: string, message: string): string {
 }
 
 function messageOf(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = reasonOf(error);
   if (!(error instanceof ShardloomError) || error.details.option === undefined) return oneLine(message);
   const option = error.details.option.replace(/\[\d+\]$/, "");
   const flag = FLAGS.get(option);

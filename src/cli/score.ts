@@ -2,7 +2,7 @@
 import { addAbortSignal } from "node:stream";
 import { text } from "node:stream/consumers";
 import type { Command } from "commander";
-import { describeValue, OptionError, ShardloomError } from "../core/errors.js";
+import { describeValue, OptionError, reasonOf, ShardloomError } from "../core/errors.js";
 import { isJsonObject, readTextFile } from "../core/json.js";
 import type { CommandContext } from "./context.js";
 import { launchModel } from "./launch-model.js";
@@ -78,7 +78,7 @@ function parseJson(content: string, file: string): unknown {
   try {
     return JSON.parse(content);
   } catch (error) {
-    throw invalid(file, "JSON, as it begins like it,", error instanceof Error ? error.message : String(error));
+    throw invalid(file, "JSON, as it begins like it,", reasonOf(error));
   }
 }
 

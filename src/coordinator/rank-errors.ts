@@ -1,10 +1,10 @@
 /** Errors of ranks that ended, or got no further. */
 import { nameRanks } from "../collectives/failure.js";
-import { InternalError, RankError, type ShardloomError } from "../core/errors.js";
+import { InternalError, RankError, reasonOf, type ShardloomError } from "../core/errors.js";
 
 /** A thread ended that was to go on; `cause` is what it died of, where that is known. */
 export function rankExited(rank: number, exitCode: number, cause?: unknown): RankError {
-  const reason = cause === undefined ? "" : `: ${cause instanceof Error ? cause.message : String(cause)}`;
+  const reason = cause === undefined ? "" : `: ${reasonOf(cause)}`;
   return new RankError(
     "RANK_EXITED",
     `expected the thread of rank ${rank} to go on but it ended with exit code ${exitCode}${reason}`,

@@ -3,7 +3,7 @@
  * from one failure the group finds the one that caused the others, and keeps it.
  */
 import { checkSameVersions } from "../checkpoint/open-file.js";
-import { CollectiveError, RankError, ShardloomError } from "../core/errors.js";
+import { CollectiveError, RankError, reasonOf, ShardloomError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import type { RankReport } from "../rank/model-runner.js";
 import type { RankInit } from "../rank/rank-service.js";
@@ -220,6 +220,6 @@ function unexplained(suspect: number | null): RankError {
 }
 
 function startFailure(error: unknown): RankError {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = reasonOf(error);
   return new RankError("RANK_START_FAILED", `cannot start the ranks: ${message}`, {}, { cause: error });
 }

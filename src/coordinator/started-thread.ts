@@ -3,7 +3,7 @@
  * it over (rank-thread.ts), or it is ended.
  */
 import { MessageChannel, type MessagePort, type ResourceLimits, Worker } from "node:worker_threads";
-import { RankError } from "../core/errors.js";
+import { RankError, reasonOf } from "../core/errors.js";
 import type { RankWorkerData } from "../rank/rank-service.js";
 
 /** What runs in the thread of a rank. */
@@ -91,7 +91,7 @@ function startWorker(rank: number, { url, resourceLimits }: ThreadEntry, workerD
     });
   } catch (error) {
     control.close();
-    const message = error instanceof Error ? error.message : String(error);
+    const message = reasonOf(error);
     throw new RankError("RANK_START_FAILED", `cannot start rank ${rank}: ${message}`, { rank }, { cause: error });
   }
 }

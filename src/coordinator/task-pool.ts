@@ -1,6 +1,6 @@
 /** Threads that carry out tasks, one at a time each. */
 import type { Piscina } from "piscina";
-import { fromTransferable, RequestError, ShardloomError, type TransferableError } from "../core/errors.js";
+import { fromTransferable, RequestError, reasonOf, ShardloomError, type TransferableError } from "../core/errors.js";
 
 /** What came of a task. Errors are values: a thread pool's own would lose their class, code and fields. */
 export type TaskOutcome<Result> =
@@ -88,6 +88,6 @@ function cancelled(signal: AbortSignal, activity: string): RequestError {
 }
 
 function threadFailed(cause: unknown, activity: string): ShardloomError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = reasonOf(cause);
   return new ShardloomError("TASK_FAILED", `a thread ended by itself while ${activity}: ${reason}`, {}, { cause });
 }

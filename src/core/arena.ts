@@ -6,7 +6,7 @@
  * An arena knows nothing of ranks or threads: it may be handed to another thread by its `buffer` and `base`.
  */
 import { type DType, dtypeBytes } from "./dtype.js";
-import { InternalError, ShardloomError } from "./errors.js";
+import { InternalError, reasonOf, ShardloomError } from "./errors.js";
 import { nativeAddon } from "./native-addon.js";
 import { elementCount, type Tensor } from "./tensor.js";
 
@@ -105,7 +105,7 @@ function reserve(name: string, sizeBytes: number): SharedArrayBuffer {
   } catch (error) {
     throw new ShardloomError(
       "OUT_OF_MEMORY",
-      `cannot reserve ${sizeBytes} bytes for ${name}: ${error instanceof Error ? error.message : String(error)}`,
+      `cannot reserve ${sizeBytes} bytes for ${name}: ${reasonOf(error)}`,
       { expected: sizeBytes },
       { cause: error },
     );

@@ -112,7 +112,7 @@ export function toTransferable(error: unknown): TransferableError {
       ...(error.stack === undefined ? {} : { stack: error.stack }),
     };
   }
-  const message = error instanceof Error ? error.message : String(error);
+  const message = reasonOf(error);
   const stack = error instanceof Error ? error.stack : undefined;
   const base = { shardloomError: true, class: "InternalError", code: "INTERNAL", message, details: {} } as const;
   return stack === undefined ? base : { ...base, stack };
@@ -150,7 +150,7 @@ export function isErrnoException(error: unknown): error is SystemError {
   return error instanceof Error && "code" in error;
 }
 
-/** What the system says, with a name also for the errors that Node knows no name of, such as ESTALE. */
+/** The message of what was thrown; of the system's errors also where Node knows no name of them, such as ESTALE. */
 export function reasonOf(cause: unknown): string {
   const reason = cause instanceof Error ? cause.message : String(cause);
   if (!isErrnoException(cause) || cause.errno === undefined || !reason.startsWith("Unknown system error"))

@@ -1,6 +1,6 @@
 /** JSON from files we do not trust: parsed as unknown values, and read through checked getters. */
 import { readFileSync, statSync } from "node:fs";
-import { CheckpointError, cannotRead, describeValue } from "./errors.js";
+import { CheckpointError, cannotRead, describeValue, reasonOf } from "./errors.js";
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | JsonObject;
 export interface JsonObject {
@@ -20,7 +20,7 @@ export function parseJsonObject(text: string, file: string): JsonObject {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw invalid(file, "JSON", error instanceof Error ? error.message : String(error), error);
+    throw invalid(file, "JSON", reasonOf(error), error);
   }
   if (!isJsonObject(value)) throw invalid(file, "a JSON object", describeValue(value));
   return value;

@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import type { DType } from "./dtype.js";
-import { OptionError } from "./errors.js";
+import { OptionError, reasonOf } from "./errors.js";
 
 /** Opaque number that stands for a region of memory known to the addon; 0 means none. */
 export type NativeHandle = number;
@@ -362,7 +362,7 @@ function load(): AddonStatus {
     }
     return { loaded: true, addon, path };
   } catch (error) {
-    return { loaded: false, reason: `${path}: ${error instanceof Error ? error.message : String(error)}` };
+    return { loaded: false, reason: `${path}: ${reasonOf(error)}` };
   }
 }
 

@@ -1,6 +1,6 @@
 /** From a conversation to the text a chat model was trained on, by the model's own template (Jinja). */
 import { Template } from "@huggingface/jinja";
-import { CheckpointError, describeValue, OptionError, RequestError } from "../core/errors.js";
+import { CheckpointError, describeValue, OptionError, RequestError, reasonOf } from "../core/errors.js";
 
 /** One turn of a conversation. */
 export interface ChatMessage {
@@ -46,8 +46,8 @@ export class ChatTemplate {
     } catch (error) {
       throw new RequestError(
         "CHAT_TEMPLATE_FAILED",
-        `expected a conversation that the model's chat template accepts but it said: ${messageOf(error)}`,
-        { received: messageOf(error) },
+        `expected a conversation that the model's chat template accepts but it said: ${reasonOf(error)}`,
+        { received: reasonOf(error) },
         { cause: error },
       );
     }
@@ -60,8 +60,8 @@ function parse(source: string): Template {
   } catch (error) {
     throw new CheckpointError(
       "INVALID_CHAT_TEMPLATE",
-      `expected the model's chat template to be Jinja but received: ${messageOf(error)}`,
-      { expected: "Jinja", received: messageOf(error) },
+      `expected the model's chat template to be Jinja but received: ${reasonOf(error)}`,
+      { expected: "Jinja", received: reasonOf(error) },
       { cause: error },
     );
   }
@@ -89,8 +89,4 @@ function invalid(option: string, expected: string, value: unknown): OptionError 
     expected,
     received,
   });
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

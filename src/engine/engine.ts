@@ -8,7 +8,7 @@
  */
 import { randomInt } from "node:crypto";
 import { setImmediate as eventLoopTurn } from "node:timers/promises";
-import { InternalError, invariant, OptionError, RequestError, ShardloomError } from "../core/errors.js";
+import { InternalError, invariant, OptionError, RequestError, reasonOf, ShardloomError } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import type { StepProfile } from "../core/step-profile.js";
 import type { LoadProfile } from "../loading/load-profile.js";
@@ -417,5 +417,5 @@ function checkQueueSize(size: number): number {
 }
 
 function unexpected(error: unknown): InternalError {
-  return new InternalError(error instanceof Error ? error.message : String(error), {}, { cause: error });
+  return new InternalError(reasonOf(error), {}, { cause: error });
 }

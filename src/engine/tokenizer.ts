@@ -1,6 +1,6 @@
 /** Text to token ids and back, by the model's tokenizer.json (Hugging Face's format). */
 import { Tokenizer as Encoder } from "@huggingface/tokenizers";
-import { CheckpointError, RequestError } from "../core/errors.js";
+import { CheckpointError, RequestError, reasonOf } from "../core/errors.js";
 import { isJsonObject, type JsonObject } from "../core/json.js";
 import {
   ByteLevelDetokenizer,
@@ -136,7 +136,7 @@ function createEncoder(tokenizer: JsonObject, config: JsonObject): Encoder {
 }
 
 function damaged(expected: string, error: unknown): CheckpointError {
-  const received = error instanceof Error ? error.message : String(error);
+  const received = reasonOf(error);
   return new CheckpointError(
     "INVALID_TOKENIZER",
     `expected ${expected} but received: ${received}`,

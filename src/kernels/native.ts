@@ -2,7 +2,7 @@
  * Kernels of the C++ addon. Each method is one call with handles and numbers: nothing is allocated, and the addon checks
  * every extent and index against what was bound.
  */
-import { InternalError, ShardloomError } from "../core/errors.js";
+import { InternalError, reasonOf, ShardloomError } from "../core/errors.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import type { Operand } from "../core/operand.js";
 import { bytesOf, type Tensor } from "../core/tensor.js";
@@ -52,7 +52,7 @@ class NativeKernels implements Kernels {
       const handle = this.#addon.bind(bytesOf(tensor), tensor.dtype, rows, columns);
       return { tensor, handle, rows, columns };
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = reasonOf(error);
       throw new InternalError(`cannot bind ${tensor.name}: ${reason}`, { tensor: tensor.name }, { cause: error });
     }
   }

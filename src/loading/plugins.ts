@@ -5,7 +5,7 @@
 import { createRequire } from "node:module";
 import { isAbsolute, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { describeValue, PluginError, ShardloomError } from "../core/errors.js";
+import { describeValue, PluginError, reasonOf, ShardloomError } from "../core/errors.js";
 import { type CheckpointQuantizer, CheckpointQuantizerRegistry } from "../quantization/checkpoint-quantizer.js";
 import type { QuantizationConfigFactory } from "../quantization/contract.js";
 import { QuantizationRegistry } from "../quantization/registry.js";
@@ -68,7 +68,7 @@ export function registerPlugin(registries: Registries, plugin: Plugin): void {
     });
   } catch (error) {
     if (error instanceof ShardloomError) throw error;
-    const message = error instanceof Error ? error.message : String(error);
+    const message = reasonOf(error);
     throw new PluginError(
       "PLUGIN_FAILED",
       `plugin ${name} failed to register: ${message}`,
@@ -118,7 +118,7 @@ export async function importPlugin(url: string): Promise<Plugin> {
   try {
     module = await import(url);
   } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
+    const message = reasonOf(error);
     throw new PluginError(
       "PLUGIN_FAILED",
       `cannot import plugin ${url}: ${message}`,

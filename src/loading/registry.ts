@@ -1,7 +1,7 @@
 /** The model loaders that one engine knows in one thread: shardloom's own, and those that plugins registered. */
 import { readdirSync, statSync } from "node:fs";
 import { extname } from "node:path";
-import { CheckpointError, describeValue, OptionError, PluginError, ShardloomError } from "../core/errors.js";
+import { CheckpointError, describeValue, OptionError, PluginError, reasonOf, ShardloomError } from "../core/errors.js";
 import { safetensorsLoader } from "./default-loader.js";
 import { dummyLoader } from "./dummy-loader.js";
 import type { ModelLoader } from "./model-loader.js";
@@ -93,7 +93,7 @@ function matches({ loader, owner }: Entry, path: string): boolean {
     return loader.matches(path);
   } catch (cause) {
     if (cause instanceof ShardloomError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = reasonOf(cause);
     throw new PluginError(
       "PLUGIN_FAILED",
       `${owner}: its model loader "${loader.format}" failed to look at ${path}: ${reason}`,

@@ -4,6 +4,7 @@ import {
   describeValue,
   OptionError,
   PluginError,
+  reasonOf,
   ShardloomError,
   UnsupportedError,
 } from "../core/errors.js";
@@ -133,7 +134,7 @@ export function callHook<Result>(plugin: string, what: string, hook: () => Resul
     return hook();
   } catch (cause) {
     if (cause instanceof ShardloomError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = reasonOf(cause);
     throw new PluginError("PLUGIN_FAILED", `${plugin}: ${what} failed: ${reason}`, { plugin }, { cause });
   }
 }

@@ -1,6 +1,6 @@
 /** The threads of a rank, carried out: helpers that share its kernels' calls, and CPUs and memory that it keeps to. */
 import type { WaitingPolicy } from "../collectives/shared-memory.js";
-import { RankError } from "../core/errors.js";
+import { RankError, reasonOf } from "../core/errors.js";
 import type { Logger } from "../core/logger.js";
 import { nativeAddon } from "../core/native-addon.js";
 
@@ -37,7 +37,7 @@ export function applyThreads(threads: RankThreads, logger: Logger): void {
   try {
     native.addon.setThreads(count, waiting.spinMicros, waiting.yieldMicros);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = reasonOf(error);
     throw new RankError(
       "THREADS_UNAVAILABLE",
       `expected ${count} threads a rank but the system has no more: ${reason}`,
