@@ -22,6 +22,10 @@ export function tensorBytes(tensor: Pick<Tensor, "dtype" | "shape">): number {
   return elementCount(tensor.shape) * dtypeBytes(tensor.dtype);
 }
 
+export function shapesEqual(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((extent, dim) => extent === b[dim]);
+}
+
 /** `[64, 128] bf16`, as messages show it. */
 export function describeShape(dtype: DType, shape: readonly number[]): string {
   return `[${shape.join(", ")}] ${dtype}`;

@@ -12,7 +12,15 @@ import type { AllReduce, Pass } from "../collectives/collective.js";
 import { InternalError, OptionError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import type { Tensor } from "../core/tensor.js";
-import { type HeadRange, type Range, rangeOf, rangeSize, type Split, scaleSplit } from "../parallel/partition.js";
+import {
+  type HeadKind,
+  type HeadRange,
+  headRows,
+  type Range,
+  rangeOf,
+  rangeSize,
+  type Split,
+} from "../parallel/partition.js";
 import type {
   LinearLayer,
   LinearMethod,
@@ -306,11 +314,8 @@ export class QKVParallelLinear extends LinearBase {
     if (options.heads[context.rank] === undefined) {
       throw new InternalError(`no heads planned for rank ${context.rank}`);
     }
-    const rowsOf = (heads: keyof HeadRange & `${string}Heads`, size: number): Pick<LinearPart, "rows" | "split"> => {
-      const split = scaleSplit(
-        options.heads.map((each) => each[heads]),
-        size,
-      );
+    const rowsOf = (of: HeadKind, size: number): Pick<LinearPart, "rows" | "split"> => {
+      const split = headRows(options.heads, of, size);
       return { rows: rangeOf(split, context.rank), split };
     };
     const q = rowsOf("queryHeads", headSize);

@@ -19,6 +19,8 @@ const CONVERSION_BYTES = 1024 * 1024;
 /** Bytes that one of several ranks reads for all of them at a time: enough of them, so that all have something to read. */
 const SHARED_BYTES = 1024 * 1024;
 
+const byNobodyElse = (): readonly HeldRows[] => [];
+
 /** What was loaded into a parameter: a slice of one checkpoint tensor, and the extent it fills. */
 export interface LoadedSlice extends Extent {
   /** Name of the checkpoint tensor, as the layers saw it. */
@@ -63,15 +65,15 @@ export class Parameter {
   /**
    * Copies `source[ranges]` into the parameter at `offset` along its output dimension; all other dimensions must be
    * covered whole. Converts among float dtypes, rounding to nearest even. `held` says of these rows, one after another,
-   * how many ranks load them. Throws CheckpointError `SHAPE_MISMATCH`, `DTYPE_MISMATCH`, `DUPLICATE_WEIGHT`,
-   * `FLOAT_OVERFLOW`, or what reading throws.
+   * how many ranks load them, and is asked only where ranks share reads. Throws CheckpointError `SHAPE_MISMATCH`,
+   * `DTYPE_MISMATCH`, `DUPLICATE_WEIGHT`, `FLOAT_OVERFLOW`, or what reading throws.
    */
   load(
     source: CheckpointTensor,
     ranges: readonly Range[],
     offset = 0,
     shardId: ShardId | null = null,
-    held: readonly HeldRows[] = [],
+    held: () => readonly HeldRows[] = byNobodyElse,
   ): void {
     // A scalar on disk is a vector of one here.
     const shape = ranges.length === 0 ? [1] : ranges.map((range) => range.end - range.start);
@@ -95,7 +97,10 @@ export class Parameter {
     }
     const staging = new Uint8Array(outer * size * unitBytes);
     // Parts of it would not lie together: it is shared as a whole or not at all.
-    this.#readHeld(source, ranges, staging, held.length > 1 ? [] : held);
+    this.#readHeld(source, ranges, staging, () => {
+      const rows = held();
+      return rows.length > 1 ? [] : rows;
+    });
     for (let i = 0; i < outer; i++) {
       const run = staging.subarray(i * size * unitBytes, (i + 1) * size * unitBytes);
       bytes.set(run, (i * this.extent + offset) * unitBytes);
@@ -107,14 +112,14 @@ export class Parameter {
     source: CheckpointTensor,
     ranges: readonly Range[],
     destination: Uint8Array,
-    held: readonly HeldRows[],
+    held: () => readonly HeldRows[],
   ): void {
     const shared = this.#shared;
     if (shared === undefined || destination.length < shared.leastBytes) {
       this.#read(source, ranges, destination);
       return;
     }
-    for (const piece of cutSlice(ranges, this.dim, held)) {
+    for (const piece of cutSlice(ranges, this.dim, held())) {
       const part = destination.subarray(piece.start * destination.length, piece.end * destination.length);
       if (piece.holders > 1) this.#readShared(source, piece.ranges, part, shared, piece.holders);
       else this.#read(source, piece.ranges, part);
@@ -186,7 +191,8 @@ export class Parameter {
   missing(): readonly Extent[] {
     const gaps: Extent[] = [];
     let end = 0;
-    for (const { offset, size } of [...this.#loaded].sort((a, b) => a.offset - b.offset)) {
+    const slices = this.#loaded;
+    for (const { offset, size } of slices.length < 2 ? slices : slices.toSorted((a, b) => a.offset - b.offset)) {
       if (offset > end) gaps.push({ offset: end, size: offset - end });
       end = offset + size;
     }

@@ -37,7 +37,7 @@ export class ShardPlacement {
   readonly #layer: LinearLayer;
   readonly #observer: PlacementObserver;
   readonly #computeOffsets: (layer: LinearLayer, scope: OffsetScope) => OriginalOffsets;
-  readonly #offsets = new Map<OffsetScope, OriginalOffsets>();
+  readonly #offsets: Partial<Record<OffsetScope, OriginalOffsets>> = {};
 
   /** `compute` is there for tests to count its calls. */
   constructor(layer: LinearLayer, compute = originalOffsets, observer: PlacementObserver = {}) {
@@ -53,7 +53,7 @@ export class ShardPlacement {
       parameter.load(source, wholeOf(source.shape), partsHeld(parameter, this.#layer).indexOf(part), part.shardId);
       return;
     }
-    const held = this.#heldRows(parameter, part, place);
+    const held = (): readonly HeldRows[] => this.#heldRows(parameter, part, place);
     let ranges = wholeOf(source.shape);
     if (!parameter.spec.isSharded) ranges = this.#narrowInputs(parameter, source, ranges);
     if (outputDim === null) {
@@ -180,11 +180,11 @@ export class ShardPlacement {
    */
   #originalOffsets(fused: boolean): OriginalOffsets {
     const scope = this.#layer.kind === "qkv" && !fused ? "local" : "global";
-    let offsets = this.#offsets.get(scope);
+    let offsets = this.#offsets[scope];
     if (offsets === undefined) {
       offsets = this.#computeOffsets(this.#layer, scope);
       this.#observer.offsetsComputed?.(this.#layer, scope);
-      this.#offsets.set(scope, offsets);
+      this.#offsets[scope] = offsets;
     }
     return offsets;
   }

@@ -9,7 +9,7 @@ import { OutputFile } from "../checkpoint/output-file.js";
 import type { TensorSpec } from "../checkpoint/safetensors-layout.js";
 import { dtypeBytes, type FloatDType } from "../core/dtype.js";
 import { invariant, PluginError, type TransferableError, toTransferable } from "../core/errors.js";
-import { elementCount } from "../core/tensor.js";
+import { elementCount, shapesEqual } from "../core/tensor.js";
 import type {
   CheckpointQuantizationPlan,
   CheckpointQuantizationRequest,
@@ -156,7 +156,7 @@ function settle(tensor: QuantizedTensor): DeferredTensor {
 
 function isSame(made: QuantizedTensor, place: TaskOutput): boolean {
   const deferred = made.settledShape !== undefined;
-  const shape = made.shape.length === place.shape.length && made.shape.every((extent, i) => extent === place.shape[i]);
+  const shape = shapesEqual(made.shape, place.shape);
   return made.name === place.name && made.dtype === place.dtype && shape && deferred === (place.position === null);
 }
 

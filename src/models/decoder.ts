@@ -14,11 +14,11 @@ import { HeadNorm, RMSNorm } from "../layers/norm.js";
 import { createCosSin, type RopeScaling } from "../layers/rotary.js";
 import {
   type HeadRange,
+  headRows,
   rangeOf,
   rangeSize,
   type Split,
   SplitAttempts,
-  scaleSplit,
   splitHeads,
   splitSize,
   splitVocabulary,
@@ -149,10 +149,7 @@ class DecoderAttention {
       prefix: `${prefix}.o_proj`,
       inputSize: config.heads * headSize,
       outputSize: hiddenSize,
-      split: scaleSplit(
-        plan.heads.map(({ queryHeads }) => queryHeads),
-        headSize,
-      ),
+      split: headRows(plan.heads, "queryHeads", headSize),
       bias: config.outputBias,
     });
   }

@@ -23,6 +23,11 @@ export function cellsOf(shape: readonly number[], boxes: readonly Box[]): readon
   let cells: Cell[] = [{ box: [], owners: boxes.map((_, index) => index) }];
   shape.forEach((extent, dim) => {
     const cuts = intervals(extent, boxes, dim);
+    const [whole] = cuts;
+    if (whole !== undefined && cuts.length === 1 && boxes.every((box) => holds(box, dim, whole))) {
+      cells = cells.map(({ box, owners }) => ({ box: [...box, whole], owners }));
+      return;
+    }
     cells = cells.flatMap(({ box, owners }) => {
       return cuts.map((cut) => ({
         box: [...box, cut],

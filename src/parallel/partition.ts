@@ -157,3 +157,23 @@ export class SplitAttempts {
 export function scaleSplit(split: Split, factor: number): Split {
   return split.map(({ start, end }) => ({ start: start * factor, end: end * factor }));
 }
+
+/** Which of its heads a rank's range is of. */
+export type HeadKind = "queryHeads" | "kvHeads";
+
+/** What has been worked out of a list of heads: the many layers of a model share one list, and then one of rows too. */
+const knownHeadRows = new WeakMap<readonly HeadRange[], Map<string, Split>>();
+
+/** Rows of every rank's heads in a matrix that has `size` rows a head. The same object for the same list of heads. */
+export function headRows(heads: readonly HeadRange[], of: HeadKind, size: number): Split {
+  const known = knownHeadRows.get(heads) ?? new Map<string, Split>();
+  knownHeadRows.set(heads, known);
+  const key = `${of} ${size}`;
+  let rows = known.get(key);
+  if (rows === undefined) {
+    const ranges = heads.map((each) => each[of]);
+    rows = scaleSplit(ranges, size);
+    known.set(key, rows);
+  }
+  return rows;
+}

@@ -3,7 +3,7 @@
  * said here is what was done, not what was planned.
  */
 import { type DType, dtypeBytes } from "../core/dtype.js";
-import { elementCount, tensorBytes } from "../core/tensor.js";
+import { elementCount, shapesEqual, tensorBytes } from "../core/tensor.js";
 import type { LinearModule } from "../layers/layer-context.js";
 import type { LoadedSlice, Parameter } from "../layers/parameter.js";
 import { type Box, boxSize, cellsOf } from "../parallel/coverage.js";
@@ -190,7 +190,8 @@ interface Group {
 }
 
 function tensorsOf(ranks: readonly RankOwnership[]): readonly TensorOwnership[] {
-  const groups = new Map<string, Group>();
+  // By parameter, then by tensor: names of both together would be made once more for every rank.
+  const groups = new Map<string, Map<string, Group>>();
   const having = new Map<string, number[]>();
   for (const { rank, parameters } of ranks) {
     for (const parameter of parameters) {
@@ -199,15 +200,19 @@ function tensorsOf(ranks: readonly RankOwnership[]): readonly TensorOwnership[] 
       const others = having.get(name);
       if (others === undefined) having.set(name, [rank]);
       else others.push(rank);
+      const ofParameter = groups.get(name) ?? new Map<string, Group>();
+      groups.set(name, ofParameter);
       for (const slice of slices) {
         const { tensor } = slice;
-        const group = groups.get(`${name}\n${tensor}`) ?? { parameter, tensor, held: [] };
+        const group = ofParameter.get(tensor) ?? { parameter, tensor, held: [] };
         group.held.push({ rank, slice, dtype });
-        groups.set(`${name}\n${tensor}`, group);
+        ofParameter.set(tensor, group);
       }
     }
   }
-  return [...groups.values()].map((group) => tensorOwnership(group, having.get(group.parameter.name) ?? []));
+  return [...groups.values()].flatMap((ofParameter) => {
+    return Array.from(ofParameter.values(), (group) => tensorOwnership(group, having.get(group.parameter.name) ?? []));
+  });
 }
 
 function tensorOwnership({ parameter, tensor, held }: Group, ranks: readonly number[]): TensorOwnership {
@@ -237,13 +242,14 @@ function holderOf({ rank, slice, dtype }: Held, box: Box, shape: readonly number
  */
 function commonShape(held: readonly Held[]): readonly number[] {
   const [first, ...others] = held.map(({ slice }) => slice.shape);
-  return others.reduce<readonly number[]>(
-    (shape, other) => shape.map((extent, dim) => leastCommonMultiple(extent, other[dim] ?? extent)),
-    first ?? [],
-  );
+  return others.reduce<readonly number[]>((shape, other) => {
+    if (shapesEqual(shape, other)) return shape;
+    return shape.map((extent, dim) => leastCommonMultiple(extent, other[dim] ?? extent));
+  }, first ?? []);
 }
 
 function refined({ shape: own, ranges }: LoadedSlice, shape: readonly number[]): Box {
+  if (shapesEqual(own, shape)) return ranges;
   return ranges.map(({ start, end }, dim) => {
     const extent = own[dim] ?? 0;
     const factor = extent === 0 ? 1 : (shape[dim] ?? extent) / extent;

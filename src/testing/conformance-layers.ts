@@ -15,7 +15,7 @@ import {
 } from "../layers/linear.js";
 import type { ModelConfig } from "../models/model.js";
 import { selectFamily } from "../models/registry.js";
-import { cdiv, type HeadRange, type Split, scaleSplit, splitHeads, splitUnits } from "../parallel/partition.js";
+import { cdiv, type HeadRange, headRows, type Split, splitHeads, splitUnits } from "../parallel/partition.js";
 import type { LinearLayer } from "../quantization/contract.js";
 import { layersWithoutBytes } from "../rank/expected-weights.js";
 import type { Preparation } from "./preparation.js";
@@ -203,14 +203,8 @@ function qkvLayer(layer: LinearLayer, fused: boolean, units: Units, config: Mode
     fits: (cut) => headsOf(cut) !== null,
     aligned(cut) {
       const heads = headsOf(cut) ?? [];
-      const query = scaleSplit(
-        heads.map((own) => own.queryHeads),
-        headSize,
-      );
-      const kv = scaleSplit(
-        heads.map((own) => own.kvHeads),
-        headSize,
-      );
+      const query = headRows(heads, "queryHeads", headSize);
+      const kv = headRows(heads, "kvHeads", headSize);
       return [query, kv, kv].every((split, i) => isAligned(split, units.outputs, baseOf(parts, i, fused)));
     },
     build(context, cut) {
