@@ -1,4 +1,5 @@
 /** What the functions of the API check alike, before they find a model. */
+import { resolve } from "node:path";
 import { type FloatDType, isDType, isFloat } from "../core/dtype.js";
 import { describeValue, OptionError } from "../core/errors.js";
 import { checkWorldSize } from "../core/rank.js";
@@ -44,6 +45,16 @@ export function checkCount(option: string, value: unknown): number {
     `expected ${option} to be a whole number of at least 1 but received ${describeValue(value)}`,
     { option, expected: "1..", received: String(value) },
   );
+}
+
+/** The absolute path of what is to be made. Throws OptionError `INVALID_OPTION` for what names nothing. */
+export function checkOut(value: unknown): string {
+  if (typeof value === "string" && value !== "") return resolve(value);
+  throw new OptionError("INVALID_OPTION", `expected out to be a path but received ${describeValue(value)}`, {
+    option: "out",
+    expected: "a path",
+    received: String(value),
+  });
 }
 
 /** Throws OptionError `INVALID_OPTION` for what is no level. */

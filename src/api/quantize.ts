@@ -1,6 +1,5 @@
 /** quantize(): a model into files with quantized weights. */
 import { availableParallelism } from "node:os";
-import { resolve } from "node:path";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { checkOutput } from "../checkpoint/output-directory.js";
 import { type QuantizeProgress, type QuantizeReport, quantizeCheckpoint } from "../coordinator/quantize-checkpoint.js";
@@ -10,7 +9,7 @@ import type { JsonObject } from "../core/json.js";
 import { dummyLoader } from "../loading/dummy-loader.js";
 import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
 import type { ModelSelection } from "./model-selection.js";
-import { checkCount, checkDtype, DEFAULT_SHARD_BYTES } from "./option-checks.js";
+import { checkCount, checkDtype, checkOut, DEFAULT_SHARD_BYTES } from "./option-checks.js";
 
 /** How a model is quantized. `model`, `out` and `format` are needed. */
 export interface QuantizeOptions extends ModelSelection {
@@ -43,7 +42,7 @@ export interface QuantizeOptions extends ModelSelection {
  */
 export async function quantize(options: QuantizeOptions): Promise<QuantizeReport> {
   const { signal, revision, format, overwrite = false, dtype = "auto", onDownload, onProgress } = options;
-  const out = resolve(options.out);
+  const out = checkOut(options.out);
   const maxShardBytes = checkCount("maxShardBytes", options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
   const threads = checkCount("threads", options.threads ?? availableParallelism());
   const convertTo = dtype === "auto" ? null : checkDtype("dtype", dtype);

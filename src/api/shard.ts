@@ -1,6 +1,5 @@
 /** shard(): a model into files that hold what each rank would. */
 import { availableParallelism } from "node:os";
-import { resolve } from "node:path";
 import { resolveModel } from "../checkpoint/model-dir.js";
 import { checkOutput } from "../checkpoint/output-directory.js";
 import { type ShardProgress, type ShardReport, shardCheckpoint } from "../coordinator/shard-checkpoint.js";
@@ -11,7 +10,7 @@ import { loadPlugins, resolvePlugins } from "../loading/plugins.js";
 import { selectFamily } from "../models/registry.js";
 import type { RankOptions } from "../rank/rank-options.js";
 import type { ModelSelection, QuantizationOptions } from "./model-selection.js";
-import { checkCount, checkDtype, choiceOf, DEFAULT_SHARD_BYTES } from "./option-checks.js";
+import { checkCount, checkDtype, checkOut, choiceOf, DEFAULT_SHARD_BYTES } from "./option-checks.js";
 
 /** How a model is saved as a sharded state. `model` and `out` are needed. */
 export interface ShardOptions extends ModelSelection, QuantizationOptions {
@@ -37,7 +36,7 @@ export interface ShardOptions extends ModelSelection, QuantizationOptions {
 export async function shard(options: ShardOptions): Promise<ShardReport> {
   const { signal, revision, overwrite = false, dtype = "auto", onDownload, onProgress } = options;
   const worldSize = checkWorldSize(options.tensorParallelSize ?? 1);
-  const out = resolve(options.out);
+  const out = checkOut(options.out);
   const maxFileBytes = checkCount("maxShardBytes", options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
   const threads = checkCount("threads", options.threads ?? availableParallelism());
   checkOutput(out, { overwrite });

@@ -64,9 +64,10 @@ function exists(path: string): boolean {
 }
 
 function notFound(model: string, path: string): CheckpointError {
+  const absent = model === "" ? "" : `: there is no file or directory ${path}, and a hub id looks like org/name`;
   return new CheckpointError(
     "MODEL_NOT_FOUND",
-    `expected a model but received ${JSON.stringify(model)}: there is no file or directory ${path}, and a hub id looks like org/name`,
+    `expected a directory, a file or a hub id as model but received ${JSON.stringify(model)}${absent}`,
     { expected: "a directory, a file or a hub id", received: model, file: path },
   );
 }

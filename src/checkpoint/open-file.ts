@@ -32,6 +32,27 @@ export function checkVersion(fd: number, { path, version }: FileVersion): void {
   if (describe(named) !== version) throw changed(path, version, describe(named), "another one took its place");
 }
 
+/** How often files are checked while they are read: who waits for a large model is told soon. */
+const CHECK_INTERVAL_MS = 250;
+
+/** The share of the time that checks may take: a server may be slow to answer for many files. */
+const CHECK_SHARE = 0.02;
+
+/**
+ * Returns what checks files if it has not done so for a while; it is called again and again while they are read. Throws as
+ * OpenFile.checkUnchanged. `now` is a clock in milliseconds.
+ */
+export function checkNowAndThen(files: readonly OpenFile[], now = (): number => performance.now()): () => void {
+  let due = now() + CHECK_INTERVAL_MS;
+  return () => {
+    const started = now();
+    if (started < due) return;
+    for (const file of files) file.checkUnchanged();
+    const ended = now();
+    due = ended + Math.max(CHECK_INTERVAL_MS, (ended - started) / CHECK_SHARE);
+  };
+}
+
 /** Throws CheckpointError `FILE_CHANGED` unless all have opened the same files; `readers` say who they are. */
 export function checkSameVersions(
   readers: readonly { readonly name: string; readonly files: readonly FileVersion[] }[],

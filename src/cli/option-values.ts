@@ -123,6 +123,14 @@ const SIZE_UNITS: ReadonlyMap<string, number> = new Map([
   ["TIB", 2 ** 40],
 ]);
 
+/** A path. Throws OptionError `INVALID_OPTION` for an empty one, which would name the directory one is in. */
+export function filePath(flag: string): (text: string) => string {
+  return (text) => {
+    if (text !== "") return text;
+    throw invalid(flag, "a path", text);
+  };
+}
+
 /** Bytes: a number with a decimal or binary unit, `5GB`, `500MiB`, or none. Throws OptionError `INVALID_OPTION`. */
 export function byteSize(flag: string): (text: string) => number {
   return (text) => {

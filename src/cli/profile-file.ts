@@ -1,7 +1,7 @@
 /** Load profiles from files, which may hold anything: as much of them as two profiles are compared by. */
-import { readFileSync } from "node:fs";
-import { describeValue, OptionError, reasonOf } from "../core/errors.js";
-import { isJsonObject, type JsonObject, type JsonValue } from "../core/json.js";
+import { readFileSync, statSync } from "node:fs";
+import { CheckpointError, cannotRead, describeValue, OptionError, reasonOf } from "../core/errors.js";
+import { isJsonObject, type JsonObject, type JsonValue, readTextFile } from "../core/json.js";
 import { LOAD_PHASES, type LoadPhase, type LoadProfile } from "../index.js";
 import type { ComparableProfile, ComparableRank, ComparableSpan } from "./profile-comparison.js";
 
@@ -54,10 +54,23 @@ function spanAt(value: JsonValue, file: string, at: string): ComparableSpan {
 }
 
 function parse(file: string): unknown {
+  const text = textOf(file);
   try {
-    return JSON.parse(readFileSync(file, "utf8"));
+    return JSON.parse(text);
   } catch (error) {
     throw invalid(file, "a load profile in JSON", reasonOf(error));
+  }
+}
+
+/** A file, or a pipe, as shells name what another command prints. Not a device, which may never end. */
+function textOf(file: string): string {
+  try {
+    const isPipe = statSync(file, { throwIfNoEntry: false })?.isFIFO() === true;
+    return isPipe ? readFileSync(file, "utf8") : readTextFile(file);
+  } catch (error) {
+    // It is read as files of models are, and is none.
+    const { message, details } = error instanceof CheckpointError ? error : cannotRead(file, error);
+    throw new OptionError("INVALID_PROFILE", message, details, { cause: error });
   }
 }
 

@@ -7,7 +7,7 @@ import type { LoadProfile } from "../index.js";
 import type { CommandContext } from "./context.js";
 import { launchModel } from "./launch-model.js";
 import { addModelOptions, type ModelFlags } from "./model-options.js";
-import { realNumber, wholeNumber } from "./option-values.js";
+import { filePath, realNumber, wholeNumber } from "./option-values.js";
 import { addProfileDiffCommand } from "./profile-diff.js";
 import { profilePage } from "./profile-page.js";
 import { profileLines, skewText } from "./profile-table.js";
@@ -50,9 +50,9 @@ export function addProfileCommand(program: Command, context: CommandContext): vo
   modelOption?.makeOptionMandatory(false);
   command
     .optionsGroup("Output:")
-    .option("--json <file>", "write the profile as JSON (docs/load-profile.schema.json)")
-    .option("--trace <file>", "write a timeline for Perfetto")
-    .option("--html <file>", "write a page with a timeline to zoom into")
+    .option("--json <file>", "write the profile as JSON (docs/load-profile.schema.json)", filePath("--json"))
+    .option("--trace <file>", "write a timeline for Perfetto", filePath("--trace"))
+    .option("--html <file>", "write a page with a timeline to zoom into", filePath("--html"))
     .option("--top <n>", "tensors to list, the slowest first", wholeNumber("--top", 0), DEFAULT_TOP)
     .option(
       "--max-skew <ratio>",

@@ -8,6 +8,7 @@ import {
   byteSize,
   collect,
   collectWith,
+  filePath,
   type KeyValue,
   keyValue,
   oneOf,
@@ -52,7 +53,7 @@ export function addQuantizeCommand(program: Command, context: CommandContext): v
   const command = program.command("quantize").description("write a model with quantized weights");
   command
     .optionsGroup("Result:")
-    .requiredOption("-o, --out <directory>", "the model to make")
+    .requiredOption("-o, --out <directory>", "the model to make", filePath("--out"))
     .requiredOption("--format <format>", "to quantize into, one that a plugin brings")
     .option("--double-quant", "quantize the scales as well")
     .option("--block-size <n>", "weights to a scale", wholeNumber("--block-size", 1))

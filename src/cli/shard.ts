@@ -10,7 +10,7 @@ import {
   type QuantizationFlags,
   type SourceFlags,
 } from "./model-options.js";
-import { byteSize, optionsOf, wholeNumber, worldSize } from "./option-values.js";
+import { byteSize, filePath, optionsOf, wholeNumber, worldSize } from "./option-values.js";
 import { formatBytes, formatMs } from "./quantities.js";
 
 interface ShardFlags extends SourceFlags, QuantizationFlags {
@@ -35,7 +35,7 @@ export function addShardCommand(program: Command, context: CommandContext): void
   const command = program.command("shard").description("save a model as each rank would hold it");
   command
     .optionsGroup("State:")
-    .requiredOption("--out <directory>", "directory to make")
+    .requiredOption("--out <directory>", "directory to make", filePath("--out"))
     .option("--tp <ranks>", "ranks to lay the state out for", worldSize("--tp"), 1)
     .option("--max-shard-size <size>", "most bytes of tensors in a file, e.g. 5GB", byteSize("--max-shard-size"))
     .option("--overwrite", "replace the model that --out names")

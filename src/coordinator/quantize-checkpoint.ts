@@ -8,6 +8,7 @@ import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import { convertedTensor } from "../checkpoint/converted-tensor.js";
 import { INDEX_FILE } from "../checkpoint/index-file.js";
+import { checkNowAndThen } from "../checkpoint/open-file.js";
 import { checkOutputApart, OutputDirectory } from "../checkpoint/output-directory.js";
 import { OutputFile } from "../checkpoint/output-file.js";
 import { formatHeader, layOutDeferred } from "../checkpoint/safetensors-layout.js";
@@ -92,9 +93,10 @@ export async function quantizeCheckpoint(request: QuantizeCheckpointRequest): Pr
     throwIfCancelled(request.signal, "quantizing");
     const directory = OutputDirectory.create(out, prepared.planned.sizeBytes, { overwrite });
     try {
-      const report = await write(request, prepared, directory.path);
       // The threads have opened it themselves.
-      for (const file of checkpoint.openFiles ?? []) file.checkUnchanged();
+      const { openFiles = [] } = checkpoint;
+      const report = await write(request, prepared, directory.path, checkNowAndThen(openFiles));
+      for (const file of openFiles) file.checkUnchanged();
       directory.commit();
       return report;
     } catch (error) {
@@ -174,6 +176,7 @@ async function write(
   request: QuantizeCheckpointRequest,
   { quantization, settings, planned }: Prepared,
   directory: string,
+  checkSource: () => void,
 ): Promise<QuantizeReport> {
   const { path, loader, plugins, format, dtype, description, threads, signal, onProgress } = request;
   for (const { name } of planned.files) OutputFile.create(join(directory, name)).close();
@@ -187,6 +190,7 @@ async function write(
     threads,
     signal,
     done: ({ fileName, sourceBytes }, tensors) => {
+      checkSource();
       deferred.get(fileName)?.push(...tensors);
       bytesDone += sourceBytes;
       onProgress?.({ bytesDone, totalBytes });

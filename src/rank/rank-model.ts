@@ -1,6 +1,6 @@
 /** One rank's part of a model: built, partitioned and loaded. What runs it is model-runner.ts. */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
-import type { FileVersion } from "../checkpoint/open-file.js";
+import { checkNowAndThen, type FileVersion } from "../checkpoint/open-file.js";
 import type { ReadGroup, SharedReads } from "../checkpoint/shared-reads.js";
 import { ArenaAllocator, VirtualAllocator } from "../core/arena.js";
 import type { Logger } from "../core/logger.js";
@@ -137,16 +137,20 @@ export async function loadRankModel(
     const model = family.create(json, context, memory);
     const shown = quantization.checkpoint ?? checkpoint;
     recorder?.leave();
+    const { openFiles = [] } = opened;
+    const checkFiles = checkNowAndThen(openFiles);
     const making = selected?.origin === "user" ? "quantize" : "shard";
     const { ignored } = loadWeights(context, recorder?.watch(shown, checkpoint, making) ?? shown, {
       ignores: (name) => family.ignores(name, json),
       repeats: (name) => family.repeats(name, json),
       stored: checkpoint,
-      ...(onProgress === undefined ? {} : { onProgress: () => onProgress(checkpoint.bytesRead) }),
+      onProgress() {
+        checkFiles();
+        onProgress?.(checkpoint.bytesRead);
+      },
       ...(logger === undefined ? {} : { logger }),
       ...(recorder === undefined ? {} : { observer: recorder }),
     });
-    const { openFiles = [] } = opened;
     for (const file of openFiles) file.checkUnchanged();
     const memoryBytes = { parameterBytes: weights.usedBytes, kvCacheBytes: memory.kvCacheBytes };
     const report: RankReport = {

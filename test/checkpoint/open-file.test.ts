@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { appendFileSync, renameSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { checkSameVersions } from "../../src/checkpoint/open-file.js";
+import { checkNowAndThen, checkSameVersions } from "../../src/checkpoint/open-file.js";
 import { RandomAccessFile } from "../../src/checkpoint/random-access-file.js";
 import { checkpointError, temporaryFolder } from "./files.js";
 
@@ -30,6 +30,28 @@ describe("an open file", () => {
       }
     });
   }
+
+  it("is checked now and then while it is read, less often where the system takes long to say", () => {
+    let clock = 0;
+    let checks = 0;
+    let answerMs = 0;
+    const checkUnchanged = (): void => {
+      checks++;
+      clock += answerMs;
+    };
+    const check = checkNowAndThen([{ path: "file", version: "1", checkUnchanged }], () => clock);
+    const checksFrom = (start: number, end: number): number => {
+      const before = checks;
+      for (clock = start; clock < end; clock += 10) check();
+      return checks - before;
+    };
+    assert.equal(checksFrom(0, 250), 0);
+    const quick = checksFrom(250, 1250);
+    assert.ok(quick >= 3 && quick <= 4, `${quick} checks in a second`);
+    answerMs = 1000;
+    const slow = checksFrom(1250, 101_250);
+    assert.ok(slow >= 1 && slow <= 2, `${slow} checks of a second each in 100 s`);
+  });
 
   it("is the same for all who open it, and another one for whoever opens what took its place", () => {
     const path = folder.write("file", "bytes");

@@ -1,6 +1,8 @@
 /** `shardloom profile diff`: what became of every phase and tensor, and files that are no profiles. */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import type { ProfileComparison } from "../../src/cli/profile-comparison.js";
 import { comparisonLines } from "../../src/cli/profile-diff.js";
 import { cli } from "./cli-process.js";
@@ -109,10 +111,26 @@ describe("shardloom profile diff", () => {
     });
   }
 
-  it("refuses a file that is not there, and a lone file", async () => {
+  it("reads what another command prints, and no device, which would never end", async function () {
+    if (process.platform !== "linux") return this.skip();
+    const good = write("good.json", knownProfile());
+    const main = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
+    const piped = 'cat "$1" | "$2" "$3" profile diff "$1" /dev/stdin';
+    assert.match(execFileSync("sh", ["-c", piped, "sh", good, process.execPath, main], { encoding: "utf8" }), /\S/);
+    const endless = await cli(["profile", "diff", "/dev/zero", good]);
+    assert.match(
+      endless.stderr,
+      /^shardloom: error\[INVALID_PROFILE\]: cannot read \/dev\/zero: it is not a regular file\n$/,
+    );
+    assert.equal(endless.code, 2);
+  });
+
+  it("refuses a file that is not there, a directory, and a lone file", async () => {
     const absent = await cli(["profile", "diff", join(folder.path, "absent"), join(folder.path, "absent")]);
     assert.equal(absent.code, 2);
     assert.match(absent.stderr, /INVALID_PROFILE.*absent.*ENOENT/);
+    const directory = await cli(["profile", "diff", folder.path, folder.path]);
+    assert.match(directory.stderr, /INVALID_PROFILE.*it is not a regular file/);
     const lone = await cli(["profile", "diff", "one.json"]);
     assert.equal(lone.code, 2);
     assert.match(lone.stderr, /INVALID_USAGE.*after/);

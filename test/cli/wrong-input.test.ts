@@ -117,6 +117,25 @@ describe("wrong input ends with one line that says what was expected, and a docu
       code: "INVALID_SAMPLING_OPTION",
       names: /stop/,
     },
+    ...[
+      { args: ["profile", "--json", ""], flag: "--json" },
+      { args: ["profile", "--html", ""], flag: "--html" },
+      { args: ["shard", "--tp", "2", "--out", ""], flag: "--out" },
+      { args: ["quantize", "--format", "nf4", "--out", ""], flag: "--out" },
+    ].map(({ args, flag }) => ({
+      what: `${args[0]} with an empty ${flag}`,
+      args: () => [...args, "--model", TINY_LLAMA],
+      exitCode: 2,
+      code: "INVALID_OPTION",
+      names: new RegExp(`^expected ${flag} to be a path but received ""$`),
+    })),
+    {
+      what: "a model without a name",
+      args: () => ["generate", "--model", "", ...PROMPT],
+      exitCode: 3,
+      code: "MODEL_NOT_FOUND",
+      names: /^expected a directory, a file or a hub id as model but received ""$/,
+    },
     {
       what: "an unknown log level",
       args: () => generate("--log-level", "loud"),
