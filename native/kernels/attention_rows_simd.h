@@ -104,7 +104,7 @@ struct AttentionRows {
       if constexpr (kAhead) {
         if ((d & within_line) == 0) {
           repeat<kVectors>([&](auto v)
-                               __attribute__((always_inline)) { __builtin_prefetch(next_keys[v] + d * step); });
+                               __attribute__((always_inline)) { read_ahead(next_keys[v] + d * step); });
         }
       }
       outer<R, kVectors>(
@@ -207,7 +207,7 @@ struct AttentionRows {
       const T* values = first_value + places[j];
       if constexpr (kAhead) {
         const T* next = next_value + next_places[j];
-        for (std::int64_t i = 0; i < W * V::kLanes; i += kLine) __builtin_prefetch(next + i);
+        for (std::int64_t i = 0; i < W * V::kLanes; i += kLine) read_ahead(next + i);
       }
       outer<R, W>(
           acc, [&](auto r) __attribute__((always_inline)) { return V::set(weights[r][j]); },
