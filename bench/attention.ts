@@ -1,6 +1,7 @@
 /**
  * The attention kernel over contexts of several lengths, decoding and reading a prompt, beside what the machine can read
- * and multiply. Whole models at such lengths: `prefill --prompt 512,16384` and `decode --context 16384`.
+ * and multiply; and decoding with other numbers of query heads a KV head and other head sizes, where arithmetic begins to
+ * bound it. Whole models at such lengths: `prefill --prompt 512,16384` and `decode --context 16384`.
  */
 import { f32Of } from "../src/core/tensor.js";
 import type { Kernels } from "../src/kernels/kernels.js";
@@ -22,6 +23,10 @@ const SEED = 9;
 const HEADS = { heads: 32, kvHeads: 8, headSize: 64 };
 const CONTEXTS = [512, 4096, 16_384];
 const PREFILL_QUERIES = 512;
+/** Query heads a KV head, and head sizes, that models have. */
+const GROUPS = [1, 4, 8];
+const HEAD_SIZES = [64, 128];
+const GROUPED_CONTEXT = 4096;
 /** Caches rotate through more than any cache of the CPU holds. */
 const ROTATION_BYTES = 128 * 2 ** 20;
 const CHECKED = { context: 131, queries: 3, layers: 1 };
@@ -39,6 +44,18 @@ export const attention: Bench = async (context) => {
       rows.push(await measure(context, native, reading, validated));
     }
   }
+  for (const dtype of ["bf16", "int8"] as const) {
+    const validated = check(native, dtype);
+    for (const headSize of HEAD_SIZES) {
+      for (const group of GROUPS) {
+        const heads = { kvHeads: HEADS.kvHeads, heads: group * HEADS.kvHeads, headSize };
+        // That of the rows above.
+        if (heads.heads === HEADS.heads && headSize === HEADS.headSize) continue;
+        const decoding: AttentionExtents = { ...heads, context: GROUPED_CONTEXT, queries: 1, dtype, layers: 1 };
+        rows.push(await measure(context, native, { ...decoding, layers: layersOf(decoding) }, validated));
+      }
+    }
+  }
   useThreads(1);
   return { rows, peers: [] };
 };
@@ -53,7 +70,7 @@ async function measure(
   extents: AttentionExtents,
   validated: string,
 ): Promise<Row> {
-  const { queries, dtype, context } = extents;
+  const { queries, dtype, context, heads, kvHeads, headSize } = extents;
   const made = makeAttention(native, extents, seededRandom(SEED));
   const decoding = queries === 1;
   const perCall = decoding ? made.bytes : made.flops;
@@ -64,7 +81,8 @@ async function measure(
   });
   made.release();
   const part = decoding ? "decode" : `read ${queries}`;
-  report(`${part} over ${context} positions of ${dtype}`);
+  const shape = `${heads}/${kvHeads}x${headSize}`;
+  report(`${part} over ${context} positions of ${dtype}, heads ${shape}`);
   const limitOf = (median: number, name: string): LimitShare | null => {
     const which = name === threadsName(1) ? "one" : "all";
     return decoding
@@ -72,7 +90,7 @@ async function measure(
       : shareOf("f32 peak", median, limits?.fmaGflops[which], "GFLOP/s");
   };
   return makeRow({
-    subject: { what: part, context, kv: dtype },
+    subject: { what: part, context, heads: shape, kv: dtype },
     unit: decoding ? "GB/s" : "GFLOP/s",
     better: "higher",
     sampled: threads.map((n, index) => ({ name: threadsName(n), peer: false, samples: samples[index] ?? [] })),
