@@ -14,8 +14,24 @@ Arguments::Arguments(napi_env env, napi_callback_info info, const char* function
   if (received != count) fail_type("expected %zu arguments but received %zu", count, received);
 }
 
+Arguments::Arguments(napi_env env, AddonInstance& instance, const char* function, const double* numbers)
+    : env_(env), function_(function), instance_(&instance), numbers_(numbers) {}
+
 // Only to be called while ok(): then at least `count` values are there.
 napi_value Arguments::next() { return values_[position_++]; }
+
+bool Arguments::next_number(double* number) {
+  if (numbers_ == nullptr) return napi_get_value_double(env_, next(), number) == napi_ok;
+  *number = numbers_[position_++];
+  return true;
+}
+
+double Arguments::number_at(std::size_t index) const {
+  if (numbers_ != nullptr) return numbers_[index];
+  double number = 0;
+  napi_get_value_double(env_, values_[index], &number);
+  return number;
+}
 
 void Arguments::fail(bool type_error, const char* format, std::va_list values) {
   if (!ok_) return;
@@ -48,7 +64,7 @@ void Arguments::fail_type(const char* format, ...) {
 Region Arguments::tensor(const char* name) {
   if (!ok_) return Region{};
   double handle = 0;
-  if (napi_get_value_double(env_, next(), &handle) != napi_ok) {
+  if (!next_number(&handle)) {
     fail_type("expected a handle for %s", name);
     return Region{};
   }
@@ -71,17 +87,15 @@ Region Arguments::tensor(const char* name, DType dtype) {
 Region Arguments::optional_tensor(const char* name, DType dtype) {
   if (!ok_) return Region{};
   double handle = 1;
-  if (napi_get_value_double(env_, values_[position_], &handle) == napi_ok && handle == 0) {
-    position_++;
-    return Region{};
-  }
+  if (next_number(&handle) && handle == 0) return Region{};
+  position_--;
   return tensor(name, dtype);
 }
 
 std::int64_t Arguments::integer(const char* name, std::int64_t least, std::int64_t most) {
   if (!ok_) return 0;
   double value = 0;
-  if (napi_get_value_double(env_, next(), &value) != napi_ok) {
+  if (!next_number(&value)) {
     fail_type("expected a number for %s", name);
     return 0;
   }
@@ -96,7 +110,7 @@ std::int64_t Arguments::integer(const char* name, std::int64_t least, std::int64
 double Arguments::number(const char* name) {
   if (!ok_) return 0;
   double value = 0;
-  if (napi_get_value_double(env_, next(), &value) != napi_ok) {
+  if (!next_number(&value)) {
     fail_type("expected a number for %s", name);
     return 0;
   }
@@ -131,6 +145,21 @@ void Arguments::text(const char* name, char* out, std::size_t capacity) {
     return;
   }
   napi_get_value_string_utf8(env_, value, out, capacity, &length);
+}
+
+void* Arguments::external(const char* name, const napi_type_tag& tag) {
+  if (!ok_) return nullptr;
+  const napi_value value = next();
+  napi_valuetype type = napi_undefined;
+  bool tagged = false;
+  void* data = nullptr;
+  if (napi_typeof(env_, value, &type) != napi_ok || type != napi_external ||
+      napi_check_object_type_tag(env_, value, &tag, &tagged) != napi_ok || !tagged ||
+      napi_get_value_external(env_, value, &data) != napi_ok) {
+    fail_type("expected a %s of the addon", name);
+    return nullptr;
+  }
+  return data;
 }
 
 }  // namespace shardloom

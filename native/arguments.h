@@ -1,4 +1,4 @@
-// Reads and checks the arguments of one call from JavaScript.
+// Reads and checks the arguments of one call from JavaScript, or of one that was written down (recording.h).
 //
 // The first thing that is wrong throws a TypeError or RangeError in JavaScript and is remembered; later reads return
 // harmless values (empty regions, zeros). So a callback reads and checks everything in a row, and touches memory only
@@ -29,6 +29,8 @@ class Arguments {
 
   // `function` names the exported function in messages; it expects exactly `count` arguments.
   Arguments(napi_env env, napi_callback_info info, const char* function, std::size_t count);
+  // Arguments of a call that was written down: as many numbers as the function expects.
+  Arguments(napi_env env, AddonInstance& instance, const char* function, const double* numbers);
   Arguments(const Arguments&) = delete;
   Arguments& operator=(const Arguments&) = delete;
 
@@ -50,6 +52,11 @@ class Arguments {
   Bytes bytes(const char* name);
   // The next argument: a string of fewer than `capacity` bytes, zero-terminated.
   void text(const char* name, char* out, std::size_t capacity);
+  // The next argument: an external value with this tag. Null after throwing.
+  void* external(const char* name, const napi_type_tag& tag);
+
+  // Argument `index` of a call whose arguments were found to be numbers.
+  double number_at(std::size_t index) const;
 
   // Throws a RangeError with the formatted message, which begins with the function's name, unless `condition` holds.
   __attribute__((format(printf, 3, 4))) void expect(bool condition, const char* format, ...);
@@ -58,6 +65,8 @@ class Arguments {
 
  private:
   napi_value next();
+  // The next argument; false where it is no number.
+  bool next_number(double* number);
   void fail(bool type_error, const char* format, std::va_list values);
 
   napi_env env_;
@@ -65,6 +74,8 @@ class Arguments {
   AddonInstance* instance_ = nullptr;
   std::size_t position_ = 0;
   bool ok_ = true;
+  // Where the arguments are, unless they are values.
+  const double* numbers_ = nullptr;
   napi_value values_[kMax];
 };
 

@@ -102,10 +102,7 @@ void attend(AddonInstance& instance, const AttentionArgs& args, const AttentionU
                     [&](Range rows, void*) { kernels.attention_combine(args, rows); });
 }
 
-}  // namespace
-
-napi_value attention(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "attention", 17);
+void attention(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region q = arguments.tensor("q", DType::f32);
   const CacheRegions cache = read_cache(arguments);
@@ -125,7 +122,7 @@ napi_value attention(napi_env env, napi_callback_info info) {
   expect_apart(arguments, out, "q", q);
   if (arguments.ok()) expect_head_map(arguments, integers(kv_head_of), heads, shape.kv_heads);
   expect_batch(arguments, batch, shape.block_size, cache.keys.rows, sliding_window, q.rows < out.rows ? q.rows : out.rows);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   AttentionArgs args = {
       .out = static_cast<float*>(out.data),
       .out_stride = out.columns,
@@ -160,7 +157,10 @@ napi_value attention(napi_env env, napi_callback_info info) {
   arguments.expect(plan != nullptr && (call.partials == 0 || args.partials != nullptr),
                    "expected memory for %lld partial results but there is none", static_cast<long long>(call.partials));
   if (arguments.ok()) attend(instance, args, call, batch.sequences);
-  return nullptr;
 }
+
+}  // namespace
+
+const Operation kAttention = {"attention", 17, attention};
 
 }  // namespace shardloom

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <node_api.h>
+#include "operation.h"
 
 namespace shardloom {
 
 // attention() of src/kernels/kernels.ts.
-napi_value attention(napi_env env, napi_callback_info info);
+extern const Operation kAttention;
 
 }  // namespace shardloom

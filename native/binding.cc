@@ -17,13 +17,14 @@
 #include "memory_binding.h"
 #include "prepared_binding.h"
 #include "probe_binding.h"
+#include "recording_binding.h"
 #include "threads_binding.h"
 
 namespace shardloom {
 namespace {
 
 // Version of the exports; must equal NATIVE_ABI of src/core/native-addon.ts.
-constexpr std::int32_t kAbi = 7;
+constexpr std::int32_t kAbi = 8;
 
 void destroy_instance(napi_env, void* data, void*) { delete static_cast<AddonInstance*>(data); }
 
@@ -106,6 +107,7 @@ napi_value initialize(napi_env env, napi_value exports) {
     if (status == napi_ok) status = register_kernels(env, exports, instance);
     if (status == napi_ok) status = register_linear(env, exports, instance);
     if (status == napi_ok) status = register_prepared(env, exports, instance);
+    if (status == napi_ok) status = register_recordings(env, exports, instance);
     if (status == napi_ok) status = register_collectives(env, exports, instance);
     if (status == napi_ok) status = register_threads(env, exports, instance);
     if (status == napi_ok) status = register_probes(env, exports, instance);

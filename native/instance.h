@@ -8,6 +8,7 @@
 #include "handles.h"
 #include "kernels/kernels.h"
 #include "prepared_weights.h"
+#include "recording.h"
 #include "thread_pool.h"
 
 namespace shardloom {
@@ -29,6 +30,8 @@ struct AddonInstance {
   QuantizedBuffer quantized;
   // Rows of x in bf16, for the call in progress.
   GrowingBuffer<bf16> rounded;
+  // What calls of operations are written down in; null while nothing is recorded.
+  std::unique_ptr<Recording> recording;
   // Threads that share the calls of kernels with the thread of this environment; null while it is alone.
   std::unique_ptr<ThreadPool> pool;
 

@@ -9,6 +9,7 @@
 #include "attention_binding.h"
 #include "kernels/kernels.h"
 #include "operand_checks.h"
+#include "operation.h"
 #include "work_cost.h"
 
 namespace shardloom {
@@ -28,8 +29,7 @@ void expect_head_columns(Arguments& arguments, const Region& x, std::int64_t fir
                    static_cast<long long>(x.columns), static_cast<long long>(first_column + heads * head_size));
 }
 
-napi_value gather_rows(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "gatherRows", 5);
+void gather_rows(Arguments& arguments) {
   const Region out = arguments.tensor("out");
   const Region source = arguments.tensor("source", out.dtype);
   const Region indices = arguments.tensor("indices", DType::i32);
@@ -40,7 +40,7 @@ napi_value gather_rows(napi_env env, napi_callback_info info) {
   expect_elements(arguments, "indices", indices, first + rows);
   expect_apart(arguments, out, "source", source);
   if (arguments.ok()) expect_below(arguments, "indices", integers(indices) + first, rows, source.rows);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const GatherArgs args = {
       .out = static_cast<std::byte*>(out.data),
       .source = static_cast<const std::byte*>(source.data),
@@ -48,8 +48,9 @@ napi_value gather_rows(napi_env env, napi_callback_info info) {
       .row_bytes = out.columns * static_cast<std::int64_t>(dtype_bytes(out.dtype)),
   };
   run(arguments, row_work(rows, args.row_bytes, kNsPerByte), args, arguments.instance().kernels->gather_rows);
-  return nullptr;
 }
+
+constexpr Operation kGatherRows = {"gatherRows", 5, gather_rows};
 
 // Reads what both norms share, from `x` on; `residual` is an empty region for the plain one.
 NormArgs read_norm(Arguments& arguments, const Region& out, const Region& residual, bool add, std::int64_t* rows) {
@@ -80,27 +81,26 @@ NormArgs read_norm(Arguments& arguments, const Region& out, const Region& residu
   };
 }
 
-napi_value rms_norm(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "rmsNorm", 5);
+void rms_norm(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   std::int64_t rows = 0;
   const NormArgs args = read_norm(arguments, out, Region{}, false, &rows);
   if (arguments.ok()) run(arguments, row_work(rows, args.width), args, arguments.instance().kernels->rms_norm);
-  return nullptr;
 }
 
-napi_value add_rms_norm(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "addRmsNorm", 6);
+constexpr Operation kRmsNorm = {"rmsNorm", 5, rms_norm};
+
+void add_rms_norm(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region residual = arguments.tensor("residual", DType::f32);
   std::int64_t rows = 0;
   const NormArgs args = read_norm(arguments, out, residual, true, &rows);
   if (arguments.ok()) run(arguments, row_work(rows, args.width), args, arguments.instance().kernels->add_rms_norm);
-  return nullptr;
 }
 
-napi_value head_norm(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "headNorm", 7);
+constexpr Operation kAddRmsNorm = {"addRmsNorm", 6, add_rms_norm};
+
+void head_norm(Arguments& arguments) {
   const Region x = arguments.tensor("x", DType::f32);
   const Region weight = arguments.tensor("weight", DType::f32);
   const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
@@ -111,7 +111,7 @@ napi_value head_norm(napi_env env, napi_callback_info info) {
   expect_rows(arguments, "x", x, rows);
   expect_elements(arguments, "weight", weight, head_size);
   expect_head_columns(arguments, x, first_column, heads, head_size);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const HeadNormArgs args = {
       .x = static_cast<float*>(x.data) + first_column,
       .x_stride = x.columns,
@@ -121,11 +121,11 @@ napi_value head_norm(napi_env env, napi_callback_info info) {
       .epsilon = static_cast<float>(epsilon),
   };
   run(arguments, row_work(rows, heads * head_size), args, arguments.instance().kernels->head_norm);
-  return nullptr;
 }
 
-napi_value rope(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "rope", 7);
+constexpr Operation kHeadNorm = {"headNorm", 7, head_norm};
+
+void rope(Arguments& arguments) {
   const Region x = arguments.tensor("x", DType::f32);
   const Region positions = arguments.tensor("positions", DType::i32);
   const Region cos_sin = arguments.tensor("cosSin", DType::f32);
@@ -140,7 +140,7 @@ napi_value rope(napi_env env, napi_callback_info info) {
   expect_columns(arguments, "cosSin", cos_sin, head_size);
   expect_head_columns(arguments, x, first_column, heads, head_size);
   if (arguments.ok()) expect_below(arguments, "positions", integers(positions), rows, cos_sin.rows);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const RopeArgs args = {
       .x = static_cast<float*>(x.data) + first_column,
       .x_stride = x.columns,
@@ -150,11 +150,11 @@ napi_value rope(napi_env env, napi_callback_info info) {
       .head_size = head_size,
   };
   run(arguments, row_work(rows, heads * head_size), args, arguments.instance().kernels->rope);
-  return nullptr;
 }
 
-napi_value write_kv(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "writeKv", 11);
+constexpr Operation kRope = {"rope", 7, rope};
+
+void write_kv(Arguments& arguments) {
   const CacheRegions cache = read_cache(arguments);
   const Region source = arguments.tensor("source", DType::f32);
   const Region slots = arguments.tensor("slots", DType::i32);
@@ -170,7 +170,7 @@ napi_value write_kv(napi_env env, napi_callback_info info) {
                    static_cast<long long>(source.columns), static_cast<long long>(key_column + width),
                    static_cast<long long>(value_column + width));
   if (arguments.ok()) expect_below(arguments, "slots", integers(slots), rows, cache.keys.rows * shape.block_size);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const WriteKvArgs args = {
       .keys = cache.keys.data,
       .values = cache.values.data,
@@ -186,11 +186,11 @@ napi_value write_kv(napi_env env, napi_callback_info info) {
       .block_size = shape.block_size,
   };
   run(arguments, row_work(rows, 2 * width), args, arguments.instance().kernels->write_kv);
-  return nullptr;
 }
 
-napi_value silu_mul(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "siluMul", 3);
+constexpr Operation kWriteKv = {"writeKv", 11, write_kv};
+
+void silu_mul(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region gate_up = arguments.tensor("gateUp", DType::f32);
   const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
@@ -198,7 +198,7 @@ napi_value silu_mul(napi_env env, napi_callback_info info) {
   expect_rows(arguments, "gateUp", gate_up, rows);
   expect_columns(arguments, "gateUp", gate_up, 2 * out.columns);
   expect_apart(arguments, out, "gateUp", gate_up);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const SiluMulArgs args = {
       .out = static_cast<float*>(out.data),
       .out_stride = out.columns,
@@ -207,11 +207,11 @@ napi_value silu_mul(napi_env env, napi_callback_info info) {
       .width = out.columns,
   };
   run(arguments, row_work(rows, args.width, kNsPerExponential), args, arguments.instance().kernels->silu_mul);
-  return nullptr;
 }
 
-napi_value argmax(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "argmax", 6);
+constexpr Operation kSiluMul = {"siluMul", 3, silu_mul};
+
+void argmax(Arguments& arguments) {
   const Region values = arguments.tensor("values", DType::f32);
   const Region ids = arguments.tensor("ids", DType::i32);
   const Region logits = arguments.tensor("logits", DType::f32);
@@ -225,7 +225,7 @@ napi_value argmax(napi_env env, napi_callback_info info) {
                    static_cast<long long>(logits.columns), static_cast<long long>(columns));
   arguments.expect(first_id + columns <= kMaxInt32, "expected ids below 2^31 but they end at %lld",
                    static_cast<long long>(first_id + columns));
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const ArgmaxArgs args = {
       .values = static_cast<float*>(values.data),
       .ids = static_cast<std::int32_t*>(ids.data),
@@ -235,19 +235,17 @@ napi_value argmax(napi_env env, napi_callback_info info) {
       .first_id = first_id,
   };
   run(arguments, row_work(rows, columns), args, arguments.instance().kernels->argmax);
-  return nullptr;
 }
+
+constexpr Operation kArgmax = {"argmax", 6, argmax};
 
 }  // namespace
 
 napi_status register_kernels(napi_env env, napi_value exports, AddonInstance* instance) {
-  const auto method = [instance](const char* name, napi_callback callback) {
-    return napi_property_descriptor{name, nullptr, callback, nullptr, nullptr, nullptr, napi_enumerable, instance};
-  };
   const napi_property_descriptor methods[] = {
-      method("gatherRows", gather_rows), method("rmsNorm", rms_norm),    method("addRmsNorm", add_rms_norm),
-      method("headNorm", head_norm),     method("rope", rope),           method("writeKv", write_kv),
-      method("attention", attention),    method("siluMul", silu_mul),    method("argmax", argmax),
+      exported<kGatherRows>(instance), exported<kRmsNorm>(instance), exported<kAddRmsNorm>(instance),
+      exported<kHeadNorm>(instance), exported<kRope>(instance), exported<kWriteKv>(instance),
+      exported<kAttention>(instance), exported<kSiluMul>(instance), exported<kArgmax>(instance),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);
 }

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "linear_arguments.h"
+#include "operation.h"
 #include "work_cost.h"
 
 namespace shardloom {
@@ -29,8 +30,7 @@ double row_bytes(const BlockOperands& weight) {
   return static_cast<double>(bytes) / static_cast<double>(weight.codes.rows > 0 ? weight.codes.rows : 1);
 }
 
-napi_value linear(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "linear", 6);
+void linear(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region x = arguments.tensor("x", DType::f32);
   const Region weight = read_floats(arguments, "weight");
@@ -41,15 +41,15 @@ napi_value linear(napi_env env, napi_callback_info info) {
   LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, weight.rows, weight.columns);
   args.weight = weight.data;
   args.weight_dtype = weight.dtype;
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const auto weight_bytes = static_cast<double>(weight.columns) * static_cast<double>(dtype_bytes(weight.dtype));
   run_linear(arguments, weight.rows, weight_bytes, args, arguments.instance().kernels->linear);
-  return nullptr;
 }
 
+constexpr Operation kLinear = {"linear", 6, linear};
+
 // Rounds x to bf16, then multiplies.
-napi_value linear_bf16(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "linearBf16", 6);
+void linear_bf16(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region x = arguments.tensor("x", DType::f32);
   const Region weight = arguments.tensor("weight", DType::bf16);
@@ -60,11 +60,11 @@ napi_value linear_bf16(napi_env env, napi_callback_info info) {
   arguments.expect(weight.columns % 2 == 0, "expected a weight of an even number of inputs but it has %lld",
                    static_cast<long long>(weight.columns));
   const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, weight.rows, weight.columns);
-  if (!arguments.ok() || rows == 0) return nullptr;
+  if (!arguments.ok() || rows == 0) return;
   AddonInstance& instance = arguments.instance();
   bf16* rounded = instance.rounded.reserve(rows * args.inputs);
   arguments.expect(rounded != nullptr, "not enough memory for %lld rows of activations", static_cast<long long>(rows));
-  if (rounded == nullptr) return nullptr;
+  if (rounded == nullptr) return;
   const KernelTable& kernels = *instance.kernels;
   instance.parallel(row_work(rows, args.inputs), [&](Range range, void*) {
     for (std::int64_t m = range.begin; m < range.end; m++) {
@@ -77,11 +77,11 @@ napi_value linear_bf16(napi_env env, napi_callback_info info) {
                          args.bias, rows, args.inputs, workspace},
                         range);
   });
-  return nullptr;
 }
 
-napi_value linear_code4(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "linearCode4", 10);
+constexpr Operation kLinearBf16 = {"linearBf16", 6, linear_bf16};
+
+void linear_code4(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region x = arguments.tensor("x", DType::f32);
   const BlockOperands weight = read_code4(arguments);
@@ -92,15 +92,15 @@ napi_value linear_code4(napi_env env, napi_callback_info info) {
   const std::int64_t outputs = weight.codes.rows;
   expect_apart(arguments, out, weight);
   const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, outputs, matrix.inputs);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const auto kernel = arguments.instance().kernels->linear_code4;
   run_linear(arguments, outputs, row_bytes(weight), args,
              [&](const LinearArgs& own, Range range) { kernel(own, matrix, range); });
-  return nullptr;
 }
 
-napi_value linear_int8(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "linearInt8", 10);
+constexpr Operation kLinearCode4 = {"linearCode4", 10, linear_code4};
+
+void linear_int8(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region x = arguments.tensor("x", DType::f32);
   const BlockOperands weight = read_int8(arguments);
@@ -111,15 +111,15 @@ napi_value linear_int8(napi_env env, napi_callback_info info) {
   const std::int64_t outputs = weight.codes.rows;
   expect_apart(arguments, out, weight);
   const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, outputs, matrix.inputs);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const auto kernel = arguments.instance().kernels->linear_int8;
   run_linear(arguments, outputs, row_bytes(weight), args,
              [&](const LinearArgs& own, Range range) { kernel(own, matrix, range); });
-  return nullptr;
 }
 
-napi_value embedding(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "embedding", 5);
+constexpr Operation kLinearInt8 = {"linearInt8", 10, linear_int8};
+
+void embedding(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region ids = arguments.tensor("ids", DType::i32);
   const Region table = read_floats(arguments, "table");
@@ -129,14 +129,14 @@ napi_value embedding(napi_env env, napi_callback_info info) {
   EmbeddingArgs args = embedding_args(arguments, out, ids, rows, first_id, table.rows, table.columns);
   args.table = table.data;
   args.table_dtype = table.dtype;
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const auto kernel = arguments.instance().kernels->embedding;
   arguments.instance().parallel(row_work(rows, table.columns), [&](Range range, void*) { kernel(args, range); });
-  return nullptr;
 }
 
-napi_value embedding_code4(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "embeddingCode4", 9);
+constexpr Operation kEmbedding = {"embedding", 5, embedding};
+
+void embedding_code4(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region ids = arguments.tensor("ids", DType::i32);
   const BlockOperands table = read_code4(arguments);
@@ -145,15 +145,15 @@ napi_value embedding_code4(napi_env env, napi_callback_info info) {
   const Code4Matrix matrix = read_code4_matrix(arguments, table);
   expect_apart(arguments, out, table);
   const EmbeddingArgs args = embedding_args(arguments, out, ids, rows, first_id, table.codes.rows, matrix.inputs);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const auto kernel = arguments.instance().kernels->embedding_code4;
   arguments.instance().parallel(row_work(rows, matrix.inputs),
                                 [&](Range range, void*) { kernel(args, matrix, range); });
-  return nullptr;
 }
 
-napi_value embedding_int8(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "embeddingInt8", 9);
+constexpr Operation kEmbeddingCode4 = {"embeddingCode4", 9, embedding_code4};
+
+void embedding_int8(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region ids = arguments.tensor("ids", DType::i32);
   const BlockOperands table = read_int8(arguments);
@@ -162,23 +162,21 @@ napi_value embedding_int8(napi_env env, napi_callback_info info) {
   const Int8Matrix matrix = read_int8_matrix(arguments, table);
   expect_apart(arguments, out, table);
   const EmbeddingArgs args = embedding_args(arguments, out, ids, rows, first_id, table.codes.rows, matrix.inputs);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const auto kernel = arguments.instance().kernels->embedding_int8;
   arguments.instance().parallel(row_work(rows, matrix.inputs),
                                 [&](Range range, void*) { kernel(args, matrix, range); });
-  return nullptr;
 }
+
+constexpr Operation kEmbeddingInt8 = {"embeddingInt8", 9, embedding_int8};
 
 }  // namespace
 
 napi_status register_linear(napi_env env, napi_value exports, AddonInstance* instance) {
-  const auto method = [instance](const char* name, napi_callback callback) {
-    return napi_property_descriptor{name, nullptr, callback, nullptr, nullptr, nullptr, napi_enumerable, instance};
-  };
   const napi_property_descriptor methods[] = {
-      method("linear", linear),       method("linearCode4", linear_code4),       method("linearInt8", linear_int8),
-      method("linearBf16", linear_bf16),
-      method("embedding", embedding), method("embeddingCode4", embedding_code4), method("embeddingInt8", embedding_int8),
+      exported<kLinear>(instance), exported<kLinearCode4>(instance), exported<kLinearInt8>(instance),
+      exported<kLinearBf16>(instance), exported<kEmbedding>(instance), exported<kEmbeddingCode4>(instance),
+      exported<kEmbeddingInt8>(instance),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);
 }

@@ -7,6 +7,7 @@
 
 #include "kernels/arranged_layout.h"
 #include "linear_arguments.h"
+#include "operation.h"
 #include "work_cost.h"
 
 namespace shardloom {
@@ -148,44 +149,44 @@ bool run_linear(AddonInstance& instance, const PreparedWeight& weight, const Lin
   return true;
 }
 
-napi_value linear_prepared(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "linearPrepared", 6);
+void linear_prepared(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region x = arguments.tensor("x", DType::f32);
   const PreparedWeight* weight = read_weight(arguments);
   const Region bias = arguments.optional_tensor("bias", DType::f32);
   const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
   const std::int64_t first_column = arguments.integer("firstColumn", 0, kMaxInt32);
-  if (weight == nullptr) return nullptr;
+  if (weight == nullptr) return;
   const ArrangedMatrix& matrix = weight->matrix();
   expect_apart(arguments, out, *weight);
   const LinearArgs args = linear_args(arguments, out, x, bias, rows, first_column, matrix.outputs, matrix.inputs);
-  if (!arguments.ok() || rows == 0) return nullptr;
+  if (!arguments.ok() || rows == 0) return;
   AddonInstance& instance = arguments.instance();
   arguments.expect(run_linear(instance, *weight, args), "not enough memory for %lld rows of activations",
                    static_cast<long long>(rows));
-  return nullptr;
 }
 
-napi_value embedding_prepared(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "embeddingPrepared", 5);
+constexpr Operation kLinearPrepared = {"linearPrepared", 6, linear_prepared};
+
+void embedding_prepared(Arguments& arguments) {
   const Region out = arguments.tensor("out", DType::f32);
   const Region ids = arguments.tensor("ids", DType::i32);
   const PreparedWeight* table = read_weight(arguments);
   const std::int64_t rows = arguments.integer("rows", 0, kMaxInt32);
   const std::int64_t first_id = arguments.integer("firstId", 0, kMaxInt32);
-  if (table == nullptr) return nullptr;
+  if (table == nullptr) return;
   const ArrangedMatrix& matrix = table->matrix();
   expect_apart(arguments, out, *table);
   const EmbeddingArgs args = embedding_args(arguments, out, ids, rows, first_id, matrix.outputs, matrix.inputs);
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const KernelTable& kernels = *arguments.instance().kernels;
   arguments.instance().parallel(row_work(rows, args.width), [&](Range range, void*) {
     if (table->is_code4) return kernels.embedding_arranged_code4(args, table->code4, range);
     kernels.embedding_arranged_int8(args, table->int8, range);
   });
-  return nullptr;
 }
+
+constexpr Operation kEmbeddingPrepared = {"embeddingPrepared", 5, embedding_prepared};
 
 }  // namespace
 
@@ -195,8 +196,8 @@ napi_status register_prepared(napi_env env, napi_value exports, AddonInstance* i
   };
   const napi_property_descriptor methods[] = {
       method("prepareCode4", prepare_code4),           method("prepareInt8", prepare_int8),
-      method("releaseWeight", release_weight),         method("linearPrepared", linear_prepared),
-      method("embeddingPrepared", embedding_prepared),
+      method("releaseWeight", release_weight),         exported<kLinearPrepared>(instance),
+      exported<kEmbeddingPrepared>(instance),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);
 }

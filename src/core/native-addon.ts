@@ -8,6 +8,10 @@ import { fileURLToPath } from "node:url";
 import type { DType } from "./dtype.js";
 import { OptionError, reasonOf } from "./errors.js";
 
+/** Calls of kernels that the addon wrote down. */
+export type NativeRecording = object & { readonly [recording]: true };
+declare const recording: unique symbol;
+
 /** Opaque number that stands for a region of memory known to the addon; 0 means none. */
 export type NativeHandle = number;
 
@@ -289,6 +293,16 @@ export interface NativeAddon {
   ): void;
   embeddingPrepared(out: NativeHandle, ids: NativeHandle, weight: number, rows: number, firstId: number): void;
 
+  // recordings of calls of kernels, those that read weights included
+  /** From now on such calls are written down when they have succeeded. Throws a RangeError where they are already. */
+  startRecording(): void;
+  /** No longer. Throws a RangeError where they were not. */
+  stopRecording(): NativeRecording;
+  /** Makes the calls once more, checked as they were then, and throws as the first one that fails does. */
+  replay(recording: NativeRecording): void;
+  /** The same. `micros` is an f64 a call, which becomes what the call took in microseconds. */
+  replayTimed(recording: NativeRecording, micros: Uint8Array): void;
+
   // collectives: see src/collectives/region.ts. They block until all ranks call, and return a STATUS of region.ts.
   // `site` digests the name of the module that asks, and must be the same on every rank.
   /** Sums the first `count` f32 of `data` over all ranks, in place, in rank order. */
@@ -319,7 +333,7 @@ export interface NativeAddon {
 }
 
 /** Version of the `NativeAddon` interface this code was written for. */
-export const NATIVE_ABI = 7;
+export const NATIVE_ABI = 8;
 
 export type AddonStatus =
   | { readonly loaded: true; readonly addon: NativeAddon; readonly path: string }

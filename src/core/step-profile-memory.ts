@@ -35,11 +35,11 @@ export const PHASE_GAP_US = 3;
 export const PHASE_COLLECTIVES = 4;
 export const PHASE_COLLECTIVE_US = 5;
 export const PHASE_WAIT_US = 6;
+/** What measuring cost; it is in no other counter but that of steps. */
+export const PHASE_PROFILER_US = 7;
 
-/** Header: rows that have a name; what one recorded call costs, within the time it records and around it. */
+/** Header: rows that have a name. */
 export const HEADER_ROWS = 0;
-export const HEADER_INSIDE_US = 1;
-export const HEADER_AROUND_US = 2;
 
 const COUNTERS = LINE;
 const ROWS = COUNTERS + PHASES.length * LINE;

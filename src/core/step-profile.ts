@@ -1,12 +1,11 @@
 /** Where the time of steps went, as plain data. Counters only grow: what happened between two readings is their difference. */
 import {
-  HEADER_AROUND_US,
-  HEADER_INSIDE_US,
   HEADER_ROWS,
   PHASE_COLLECTIVE_US,
   PHASE_COLLECTIVES,
   PHASE_GAP_US,
   PHASE_GAPS,
+  PHASE_PROFILER_US,
   PHASE_STEP_US,
   PHASE_STEPS,
   PHASE_WAIT_US,
@@ -75,12 +74,9 @@ function readPhase(block: ProfileBlock, phase: Phase): PhaseProfile {
   const index = PHASES.indexOf(phase);
   const counters = block.counters[index] ?? new Float64Array();
   const counter = (at: number): number => counters[at] ?? 0;
-  const insideUs = block.header[HEADER_INSIDE_US] ?? 0;
-  const aroundUs = block.header[HEADER_AROUND_US] ?? 0;
-  const kernels = readKernels(block, index, insideUs);
-  const collectives = readCollectives(counter, insideUs);
-  const calls = kernels.reduce((sum, kernel) => sum + kernel.calls, collectives.calls);
-  const profilerMs = (calls * (insideUs + aroundUs)) / 1000;
+  const kernels = readKernels(block, index);
+  const collectives = readCollectives(counter);
+  const profilerMs = counter(PHASE_PROFILER_US) / 1000;
   const stepMs = counter(PHASE_STEP_US) / 1000;
   const kernelMs = kernels.reduce((sum, { ms }) => sum + ms, 0);
   return {
@@ -95,21 +91,20 @@ function readPhase(block: ProfileBlock, phase: Phase): PhaseProfile {
   };
 }
 
-function readKernels(block: ProfileBlock, phase: number, insideUs: number): readonly KernelProfile[] {
+function readKernels(block: ProfileBlock, phase: number): readonly KernelProfile[] {
   const rows = block.rows[phase] ?? new Float64Array();
   const names = Array.from({ length: block.header[HEADER_ROWS] ?? 0 }, (_, row) => block.nameOf(row));
   return names.flatMap((name, row) => {
     const field = (at: number): number => rows[block.rowAt(row) + at] ?? 0;
     const calls = field(ROW_CALLS);
     if (calls === 0) return [];
-    const ms = (field(ROW_US) - calls * insideUs) / 1000;
-    return [{ name, calls, ms, bytes: field(ROW_BYTES), flops: field(ROW_FLOPS) }];
+    return [{ name, calls, ms: field(ROW_US) / 1000, bytes: field(ROW_BYTES), flops: field(ROW_FLOPS) }];
   });
 }
 
-function readCollectives(counter: (at: number) => number, insideUs: number): CollectivesProfile {
+function readCollectives(counter: (at: number) => number): CollectivesProfile {
   const calls = counter(PHASE_COLLECTIVES);
-  const ms = (counter(PHASE_COLLECTIVE_US) - calls * insideUs) / 1000;
+  const ms = counter(PHASE_COLLECTIVE_US) / 1000;
   return { calls, ms, waitMs: Math.min(ms, counter(PHASE_WAIT_US) / 1000) };
 }
 

@@ -4,12 +4,11 @@
  */
 import {
   arrivalAt,
-  HEADER_AROUND_US,
-  HEADER_INSIDE_US,
   PHASE_COLLECTIVE_US,
   PHASE_COLLECTIVES,
   PHASE_GAP_US,
   PHASE_GAPS,
+  PHASE_PROFILER_US,
   PHASE_STEP_US,
   PHASE_STEPS,
   PHASE_WAIT_US,
@@ -38,6 +37,9 @@ export class StepRecorder {
   readonly #rowOf = new Map<string, number>();
   /** What turns this thread's clock into one that all threads of the process share. */
   readonly #clockOffsetUs = clockOffsetUs();
+  /** What recording a call costs, within the time it records and around it. */
+  #insideUs = 0;
+  #aroundUs = 0;
   #phase = 0;
   #stepStart = 0;
   /** When the step before ended, and its phase; NaN before the first. */
@@ -85,7 +87,12 @@ export class StepRecorder {
 
   /** A call that began at `startUs` has just ended; it moved so many bytes and did so many operations. */
   record(row: number, startUs: number, bytes: number, flops: number): void {
-    const us = this.nowUs() - startUs;
+    this.count(row, this.nowUs() - startUs - this.#insideUs, bytes, flops);
+    this.#count(PHASE_PROFILER_US, this.#insideUs + this.#aroundUs);
+  }
+
+  /** A call took so long; it moved so many bytes and did so many operations. */
+  count(row: number, us: number, bytes: number, flops: number): void {
     const rows = this.#block.rows[this.#phase];
     if (rows === undefined) return;
     const at = this.#block.rowAt(row);
@@ -93,6 +100,11 @@ export class StepRecorder {
     rows[at + ROW_US] = (rows[at + ROW_US] ?? 0) + us;
     rows[at + ROW_BYTES] = (rows[at + ROW_BYTES] ?? 0) + bytes;
     rows[at + ROW_FLOPS] = (rows[at + ROW_FLOPS] ?? 0) + flops;
+  }
+
+  /** Since `startUs` there was nothing but measuring. */
+  measured(startUs: number): void {
+    this.#count(PHASE_PROFILER_US, this.nowUs() - startUs);
   }
 
   /** This rank comes to a collective; returns the time. */
@@ -114,7 +126,8 @@ export class StepRecorder {
     }
     this.#collective++;
     this.#count(PHASE_COLLECTIVES, 1);
-    this.#count(PHASE_COLLECTIVE_US, now - startUs);
+    this.#count(PHASE_COLLECTIVE_US, now - startUs - this.#insideUs);
+    this.#count(PHASE_PROFILER_US, this.#insideUs + this.#aroundUs);
     // A rank that comes last and leaves before another has looked at its clock cannot have waited longer than it was there.
     this.#count(PHASE_WAIT_US, Math.min(last, now) - startUs);
   }
@@ -124,7 +137,9 @@ export class StepRecorder {
    * forgotten.
    */
   calibrate(row: number, call: () => void): void {
-    const { header, rows } = this.#block;
+    const { rows } = this.#block;
+    this.#insideUs = 0;
+    this.#aroundUs = 0;
     const [inside, around]: [number[], number[]] = [[], []];
     const counted = (): number => rows[this.#phase]?.[this.#block.rowAt(row) + ROW_US] ?? 0;
     const memory = new Uint8Array(CALIBRATION_SWEEP_BYTES).fill(1);
@@ -141,8 +156,8 @@ export class StepRecorder {
     }
     // Of what is around, one look at the clock is ours.
     const clock = median(Array.from({ length: CALIBRATION_CALLS }, () => -this.nowUs() + this.nowUs()));
-    header[HEADER_INSIDE_US] = median(inside);
-    header[HEADER_AROUND_US] = Math.max(0, median(around) - clock);
+    this.#insideUs = median(inside);
+    this.#aroundUs = Math.max(0, median(around) - clock);
     this.reset();
   }
 

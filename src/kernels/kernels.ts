@@ -108,6 +108,18 @@ export interface AttentionBatch {
   readonly blockTables: Operand;
 }
 
+/** Calls of kernels that were written down while they were made. */
+export interface Recorded<Result> {
+  /** What came of making them. */
+  readonly result: Result;
+  /**
+   * Makes them once more: the same ones, in the same order, with the same operands and numbers, on what the operands hold by
+   * then. Throws as the first call that fails does. `micros`, as long as there are calls, becomes what each took in
+   * microseconds.
+   */
+  readonly replay: (micros?: Float64Array) => void;
+}
+
 export interface Kernels {
   /** "shape-only" computes nothing: its operands may be virtual tensors (shape-only.ts). */
   readonly backend: "native" | "reference" | "shape-only";
@@ -129,6 +141,12 @@ export interface Kernels {
   prepareLinear(weight: LinearWeight): LinearWeight;
   /** Forgets a weight that `prepareLinear` returned. Using it afterwards throws. Its operands are released by themselves. */
   releaseLinear(weight: LinearWeight): void;
+
+  /**
+   * Calls `make` and writes down what calls of these kernels it makes, except those that bind, prepare and release. Absent
+   * where calls made once more would take as long. Not to be used within `make`.
+   */
+  record?<Result>(make: () => Result): Recorded<Result>;
 
   /** `out[m]` = row `ids[m] - firstId` of table, or zeros where it has no such row. */
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void;

@@ -7,7 +7,7 @@ import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import type { Operand } from "../core/operand.js";
 import { bytesOf, type Tensor } from "../core/tensor.js";
 import { type Activations, takesBf16 } from "./activation-levels.js";
-import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
+import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight, Recorded } from "./kernels.js";
 import { operandExtents } from "./operand-extents.js";
 
 /** Handle that stands for no operand. */
@@ -87,6 +87,26 @@ class NativeKernels implements Kernels {
 
   releaseLinear(weight: LinearWeight): void {
     if (weight.format === "prepared") this.#addon.releaseWeight(weight.handle);
+  }
+
+  record<Result>(make: () => Result): Recorded<Result> {
+    const addon = this.#addon;
+    addon.startRecording();
+    let result: Result;
+    try {
+      result = make();
+    } catch (error) {
+      addon.stopRecording();
+      throw error;
+    }
+    const recording = addon.stopRecording();
+    return {
+      result,
+      replay(micros) {
+        if (micros === undefined) addon.replay(recording);
+        else addon.replayTimed(recording, new Uint8Array(micros.buffer, micros.byteOffset, micros.byteLength));
+      },
+    };
   }
 
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {

@@ -4,7 +4,7 @@ import { dtypeBytes } from "../core/dtype.js";
 import type { Operand } from "../core/operand.js";
 import type { StepRecorder } from "../core/step-recorder.js";
 import { i32Of, type Tensor } from "../core/tensor.js";
-import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight } from "./kernels.js";
+import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight, Recorded } from "./kernels.js";
 import { createShapeOnlyKernels } from "./shape-only.js";
 import { layerNameOf, weightBytes, weightOutputs } from "./weight-account.js";
 
@@ -34,7 +34,20 @@ interface WeightAccount {
   readonly outputs: number;
 }
 
+/** What a call moves and does; the next call of `moved` may write to the same object. */
+interface Moved {
+  bytes: number;
+  flops: number;
+}
+
+/** A call that was written down: its row, and what it moves whenever it is made. */
+interface KnownCall {
+  readonly row: number;
+  readonly moved: () => Readonly<Moved>;
+}
+
 class ProfiledKernels implements Kernels {
+  readonly record?: NonNullable<Kernels["record"]>;
   readonly backend: Kernels["backend"];
   readonly isa: string;
   readonly #kernels: Kernels;
@@ -42,6 +55,8 @@ class ProfiledKernels implements Kernels {
   readonly #rows;
   readonly #weights = new Map<LinearWeight, WeightAccount>();
   readonly #batches = new Map<AttentionBatch, BatchViews>();
+  /** Where calls are written down now. */
+  #known: KnownCall[] | null = null;
 
   constructor(kernels: Kernels, recorder: StepRecorder) {
     this.backend = kernels.backend;
@@ -60,6 +75,8 @@ class ProfiledKernels implements Kernels {
       siluMul: recorder.row("siluMul"),
       argmax: recorder.row("argmax"),
     } as const;
+    const record = kernels.record?.bind(kernels);
+    if (record !== undefined) this.record = (make) => this.#record(record, make);
   }
 
   bind(tensor: Tensor): Operand {
@@ -81,28 +98,28 @@ class ProfiledKernels implements Kernels {
   embedding(out: Operand, ids: Operand, table: LinearWeight, rows: number, firstId: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.embedding(out, ids, table, rows, firstId);
-    this.#recorder.record(this.#rows.embedding, start, rows * (2 * F32 * out.columns + F32), 0);
+    this.#done(this.#rows.embedding, start, rows * (2 * F32 * out.columns + F32), 0);
   }
 
   gatherRows(out: Operand, source: Operand, indices: Operand, first: number, rows: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.gatherRows(out, source, indices, first, rows);
     const bytes = rows * out.columns * 2 * dtypeBytes(out.tensor.dtype);
-    this.#recorder.record(this.#rows.gatherRows, start, bytes, 0);
+    this.#done(this.#rows.gatherRows, start, bytes, 0);
   }
 
   rmsNorm(out: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.rmsNorm(out, x, weight, rows, epsilon);
     const elements = rows * out.columns;
-    this.#recorder.record(this.#rows.rmsNorm, start, F32 * (2 * elements + out.columns), 4 * elements);
+    this.#done(this.#rows.rmsNorm, start, F32 * (2 * elements + out.columns), 4 * elements);
   }
 
   addRmsNorm(out: Operand, residual: Operand, x: Operand, weight: Operand, rows: number, epsilon: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.addRmsNorm(out, residual, x, weight, rows, epsilon);
     const elements = rows * out.columns;
-    this.#recorder.record(this.#rows.addRmsNorm, start, F32 * (4 * elements + out.columns), 5 * elements);
+    this.#done(this.#rows.addRmsNorm, start, F32 * (4 * elements + out.columns), 5 * elements);
   }
 
   headNorm(
@@ -117,7 +134,7 @@ class ProfiledKernels implements Kernels {
     const start = this.#recorder.nowUs();
     this.#kernels.headNorm(x, weight, rows, firstColumn, heads, headSize, epsilon);
     const elements = rows * heads * headSize;
-    this.#recorder.record(this.#rows.headNorm, start, F32 * (2 * elements + headSize), 4 * elements);
+    this.#done(this.#rows.headNorm, start, F32 * (2 * elements + headSize), 4 * elements);
   }
 
   linear(out: Operand, x: Operand, weight: LinearWeight, bias: Operand | null, rows: number, firstColumn = 0): void {
@@ -125,7 +142,7 @@ class ProfiledKernels implements Kernels {
     this.#kernels.linear(out, x, weight, bias, rows, firstColumn);
     const { row, bytes, outputs } = this.#accountOf(weight);
     const moved = bytes + F32 * rows * (x.columns + outputs);
-    this.#recorder.record(row, start, moved, 2 * rows * x.columns * outputs);
+    this.#done(row, start, moved, 2 * rows * x.columns * outputs);
   }
 
   rope(
@@ -140,14 +157,14 @@ class ProfiledKernels implements Kernels {
     const start = this.#recorder.nowUs();
     this.#kernels.rope(x, positions, cosSin, rows, firstColumn, heads, headSize);
     const elements = rows * heads * headSize;
-    this.#recorder.record(this.#rows.rope, start, F32 * (2 * elements + rows * headSize), 3 * elements);
+    this.#done(this.#rows.rope, start, F32 * (2 * elements + rows * headSize), 3 * elements);
   }
 
   writeKv(cache: KvCache, source: Operand, slots: Operand, rows: number, keyColumn: number, valueColumn: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.writeKv(cache, source, slots, rows, keyColumn, valueColumn);
     const sourceBytes = F32 * 2 * rows * cache.kvHeads * cache.headSize;
-    this.#recorder.record(this.#rows.writeKv, start, sourceBytes + rows * positionBytes(cache), 0);
+    this.#done(this.#rows.writeKv, start, sourceBytes + rows * positionBytes(cache), 0);
   }
 
   attention(
@@ -160,22 +177,61 @@ class ProfiledKernels implements Kernels {
   ): void {
     const start = this.#recorder.nowUs();
     this.#kernels.attention(out, q, cache, batch, sequences, shape);
-    const seen = positionsSeen(this.#viewsOf(batch), sequences, shape.slidingWindow);
-    const bytes = seen.byAll * positionBytes(cache);
-    this.#recorder.record(this.#rows.attention, start, bytes, 4 * seen.byEach * shape.heads * shape.headSize);
+    const views = this.#viewsOf(batch);
+    const { attention: row } = this.#rows;
+    const { bytes, flops } = attentionMoves(views, sequences, cache, shape);
+    this.#recorder.record(row, start, bytes, flops);
+    // Contexts grow from step to step.
+    this.#known?.push({ row, moved: () => attentionMoves(views, sequences, cache, shape) });
   }
 
   siluMul(out: Operand, gateUp: Operand, rows: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.siluMul(out, gateUp, rows);
     const elements = rows * out.columns;
-    this.#recorder.record(this.#rows.siluMul, start, F32 * 3 * elements, 5 * elements);
+    this.#done(this.#rows.siluMul, start, F32 * 3 * elements, 5 * elements);
   }
 
   argmax(values: Operand, ids: Operand, logits: Operand, rows: number, columns: number, firstId: number): void {
     const start = this.#recorder.nowUs();
     this.#kernels.argmax(values, ids, logits, rows, columns, firstId);
-    this.#recorder.record(this.#rows.argmax, start, F32 * rows * columns, 0);
+    this.#done(this.#rows.argmax, start, F32 * rows * columns, 0);
+  }
+
+  /** A call that began at `startUs` has just ended; it moves and does as much whenever it is made. */
+  #done(row: number, startUs: number, bytes: number, flops: number): void {
+    this.#recorder.record(row, startUs, bytes, flops);
+    if (this.#known === null) return;
+    const moved = { bytes, flops };
+    this.#known.push({ row, moved: () => moved });
+  }
+
+  #record<Result>(record: NonNullable<Kernels["record"]>, make: () => Result): Recorded<Result> {
+    const calls: KnownCall[] = [];
+    this.#known = calls;
+    try {
+      const { result, replay } = record(make);
+      const micros = new Float64Array(calls.length);
+      return {
+        result,
+        replay: () => {
+          replay(micros);
+          this.#count(calls, micros);
+        },
+      };
+    } finally {
+      this.#known = null;
+    }
+  }
+
+  /** The calls have been made once more, and took so long. */
+  #count(calls: readonly KnownCall[], micros: Float64Array): void {
+    const start = this.#recorder.nowUs();
+    calls.forEach(({ row, moved }, i) => {
+      const { bytes, flops } = moved();
+      this.#recorder.count(row, micros[i] ?? 0, bytes, flops);
+    });
+    this.#recorder.measured(start);
   }
 
   #accountOf(weight: LinearWeight): WeightAccount {
@@ -206,21 +262,27 @@ interface BatchViews {
   readonly contexts: Int32Array;
 }
 
-/** Written by `positionsSeen`, so that recording allocates nothing. */
-const seenPositions = { byAll: 0, byEach: 0 };
+/** Written by `attentionMoves`, so that recording allocates nothing. */
+const attended: Moved = { bytes: 0, flops: 0 };
 
-/** Positions of the cache that a step reads: once for all queries of a sequence, and counted for each query. */
-function positionsSeen({ starts, contexts }: BatchViews, sequences: number, window: number): typeof seenPositions {
-  seenPositions.byAll = 0;
-  seenPositions.byEach = 0;
+/** A call reads a position of the cache once for all queries of its sequence, and computes with it for each that sees it. */
+function attentionMoves(
+  { starts, contexts }: BatchViews,
+  sequences: number,
+  cache: KvCache,
+  { heads, headSize, slidingWindow: window }: AttentionShape,
+): Moved {
+  let [byAll, byEach] = [0, 0];
   for (let sequence = 0; sequence < sequences; sequence++) {
     const context = contexts[sequence] ?? 0;
     const queries = (starts[sequence + 1] ?? 0) - (starts[sequence] ?? 0);
-    seenPositions.byAll += window > 0 ? Math.min(context, window + queries - 1) : context;
+    byAll += window > 0 ? Math.min(context, window + queries - 1) : context;
     for (let query = 0; query < queries; query++) {
       const seen = context - queries + query + 1;
-      seenPositions.byEach += window > 0 ? Math.min(seen, window) : seen;
+      byEach += window > 0 ? Math.min(seen, window) : seen;
     }
   }
-  return seenPositions;
+  attended.bytes = byAll * positionBytes(cache);
+  attended.flops = 4 * byEach * heads * headSize;
+  return attended;
 }

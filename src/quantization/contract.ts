@@ -139,6 +139,11 @@ export interface ExecutionWeight {
 
 /** How one linear layer stores, prepares and applies its weights. One instance a layer. */
 export interface LinearMethod {
+  /**
+   * Whether `apply` and `embed` do nothing but call kernels, and the same ones whenever operands and rows are the same. The
+   * calls of a step are then written down and made again for steps like it, and the method is not asked. False by default.
+   */
+  readonly recordable?: boolean;
   createWeights(creation: WeightCreation, layer: LinearLayer): void;
   processWeightsAfterLoading(weights: LoadedWeights, layer: LinearLayer): void;
   /** `out[m] = x[m] * W^T + bias` for the first `rows` rows; allocates nothing. */

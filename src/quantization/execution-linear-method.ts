@@ -93,6 +93,7 @@ export class Codebooks {
 
 /** Serves layers and embeddings. Of each rank the storage may be another: blocks are cut where its inputs are. */
 export class ExecutionLinearMethod implements LinearMethod {
+  readonly recordable: boolean = true;
   readonly #segments: readonly ExecutionSegment[];
   readonly #codebooks: Codebooks;
   #weights: readonly ExecutionWeight[] = [];

@@ -13,6 +13,7 @@ import type {
 
 /** Weights as floating-point numbers, `[outputs, inputs]` of this rank, in the model's dtype. */
 export class UnquantizedLinearMethod implements LinearMethod {
+  readonly recordable: boolean = true;
   #weight: LinearWeight | undefined;
 
   createWeights(creation: WeightCreation, layer: LinearLayer): void {

@@ -6,6 +6,7 @@ import type { Pass } from "../collectives/collective.js";
 import type { Kernels } from "../kernels/kernels.js";
 import { type LoadDependencies, loadRankModel, type RankModel, type RankReport } from "./rank-model.js";
 import type { RankOptions } from "./rank-options.js";
+import { RecordedForward } from "./recorded-forward.js";
 import { type LogitsListener, Sampler } from "./sampler.js";
 import { STEP_OUTPUTS, type Steps, stepOf } from "./step.js";
 import { StepInputs } from "./step-inputs.js";
@@ -25,9 +26,10 @@ export class ModelRunner {
   readonly #steps: Steps;
   readonly #sampler: Sampler;
   readonly #inputs: StepInputs;
+  readonly #forward: RecordedForward;
 
   constructor(loaded: RankModel, { kernels, steps, onLogits }: RunnerDependencies) {
-    const { rank, options, config, model, memory, allocator } = loaded;
+    const { rank, options, config, context, model, memory, allocator } = loaded;
     this.loaded = loaded;
     this.#steps = steps;
     this.#sampler = new Sampler({
@@ -42,6 +44,11 @@ export class ModelRunner {
       onLogits,
     });
     this.#inputs = new StepInputs(steps, kernels, memory);
+    this.#forward = new RecordedForward(
+      model,
+      kernels,
+      context.linears.map(({ method }) => method),
+    );
   }
 
   /** Loads one rank's part of a model to run it. Throws as loadRankModel does. */
@@ -60,7 +67,7 @@ export class ModelRunner {
   /** Runs step `n`, which its arrays hold. Results are there when the pass ends on rank 0. */
   *runStep(n = 0): Pass {
     const step = stepOf(this.#steps, n);
-    yield* this.loaded.model.forward(this.#inputs.of(n));
+    yield* this.#forward.forward(this.#inputs.of(n));
     yield* this.#sampler.run(step, step.views.header[STEP_OUTPUTS] ?? 0);
   }
 }

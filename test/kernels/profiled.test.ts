@@ -4,6 +4,7 @@ import type { DType } from "../../src/core/dtype.js";
 import { readStepProfile } from "../../src/core/step-profile.js";
 import { createStepProfile } from "../../src/core/step-profile-memory.js";
 import { StepRecorder } from "../../src/core/step-recorder.js";
+import { i32Of } from "../../src/core/tensor.js";
 import type { Kernels, LinearWeight } from "../../src/kernels/kernels.js";
 import { profiledKernels } from "../../src/kernels/profiled.js";
 import { createShapeOnlyKernels } from "../../src/kernels/shape-only.js";
@@ -65,7 +66,7 @@ describe("profiled kernels", () => {
   const shape = { heads: 2, kvHeads: 1, kvHeadOf: vector, headSize: 4, scale: 1, slidingWindow: 0, softCap: 0 };
 
   /** One call of every kernel. */
-  const everyCall: Readonly<Record<Exclude<keyof Kernels, "backend" | "isa">, readonly unknown[]>> = {
+  const everyCall: Readonly<Record<Exclude<keyof Kernels, "backend" | "isa" | "record">, readonly unknown[]>> = {
     bind: [x.tensor],
     release: [x],
     prepareLinear: [dense],
@@ -135,5 +136,39 @@ describe("profiled kernels", () => {
     const kvBytes = (positions: number): number => 2 * positions * 4 * 2;
     assert.equal(whole?.bytes, kvBytes(5 + 7) + kvBytes(3 + 4));
     assert.equal(whole?.flops, 4 * (5 + 6 + 7 + 3 + 3 + 3) * 2 * 4);
+  });
+
+  it("count calls that are made again as the calls they are, with the time that each took", () => {
+    const inner: Kernels = {
+      ...createShapeOnlyKernels(),
+      record: (make) => ({ result: make(), replay: (micros) => void micros?.set([2000, 3000]) }),
+    };
+    const handle = createStepProfile(1);
+    const recorder = new StepRecorder(handle, 0);
+    const profiled = profiledKernels(inner, recorder);
+    const contexts = integers([2], [5, 7]);
+    const grown = { ...batch, contextLengths: bindings.bind(contexts) };
+    const made = profiled.record?.(() => {
+      profiled.linear(out, x, dense, null, 1);
+      profiled.attention(out, x, cache, grown, 2, shape);
+    });
+    recorder.reset();
+    profiled.siluMul(out, x, 2);
+    i32Of(contexts).set([6, 8]);
+    made?.replay();
+    const kvBytes = (positions: number): number => 2 * positions * 4 * 2;
+    assert.deepEqual(
+      readStepProfile(handle)[0]?.phases.decode.kernels.map(({ name, calls, ms, bytes }) => [
+        name,
+        calls,
+        name === "siluMul" ? 0 : ms,
+        bytes,
+      ]),
+      [
+        ["attention", 1, 3, kvBytes(6 + 8)],
+        ["siluMul", 1, 0, 4 * 3 * 2 * 6],
+        ["linear.qkv", 1, 2, 6 * 8 * 2 + 4 * (8 + 6)],
+      ],
+    );
   });
 });

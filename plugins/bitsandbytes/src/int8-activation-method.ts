@@ -35,6 +35,8 @@ function floatsOf(operand: Operand): Float32Array {
 const NO_BIAS = new Float32Array(0);
 
 export class Int8ActivationMethod extends QuantizedLinearMethod {
+  /** It multiplies by itself. */
+  override readonly recordable = false;
   readonly #threshold: OutlierThreshold;
   readonly #matrices = new Map<LinearWeight, Int8Matrix>();
   #reduction: Reduction | null = null;

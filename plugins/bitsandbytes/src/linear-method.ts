@@ -39,6 +39,7 @@ interface Loaded {
 }
 
 export class QuantizedLinearMethod implements LinearMethod {
+  readonly recordable: boolean = true;
   protected readonly resources: RankResources;
   #segments: readonly Segment[];
   #loaded: readonly Loaded[] = [];

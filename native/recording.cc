@@ -1,0 +1,36 @@
+#include "recording.h"
+
+#include <chrono>
+#include <new>
+
+#include "arguments.h"
+#include "operation.h"
+
+namespace shardloom {
+
+void Recording::add(const Operation& operation, const Arguments& arguments) {
+  if (!complete_) return;
+  try {
+    calls_.push_back({&operation, numbers_.size()});
+    for (std::size_t i = 0; i < operation.count; i++) numbers_.push_back(arguments.number_at(i));
+  } catch (const std::bad_alloc&) {
+    complete_ = false;
+  }
+}
+
+void Recording::replay(napi_env env, AddonInstance& instance, double* micros) const {
+  using Clock = std::chrono::steady_clock;
+  using Micros = std::chrono::duration<double, std::micro>;
+  Clock::time_point begin = micros == nullptr ? Clock::time_point{} : Clock::now();
+  for (const auto& [operation, first] : calls_) {
+    Arguments arguments(env, instance, operation->name, numbers_.data() + first);
+    operation->run(arguments);
+    if (!arguments.ok()) return;
+    if (micros == nullptr) continue;
+    const Clock::time_point end = Clock::now();
+    *micros++ = Micros(end - begin).count();
+    begin = end;
+  }
+}
+
+}  // namespace shardloom

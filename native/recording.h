@@ -1,0 +1,40 @@
+// Calls of operations, written down while they were made, to be carried out again in one call of the addon.
+//
+// What is written down are the numbers that JavaScript passed, handles among them: they are looked up, and everything is
+// checked, each time anew, so memory may change as it likes, and a handle that was released is refused.
+#pragma once
+
+#include <node_api.h>
+
+#include <cstddef>
+#include <vector>
+
+namespace shardloom {
+
+struct AddonInstance;
+struct Operation;
+class Arguments;
+
+class Recording {
+ public:
+  // Writes down a call that has just been carried out. When memory is short the recording is no longer complete().
+  void add(const Operation& operation, const Arguments& arguments);
+  bool complete() const { return complete_; }
+  std::size_t calls() const { return calls_.size(); }
+
+  // Carries the calls out in their order, up to the first that throws in JavaScript. `micros`, unless it is null, has room
+  // for what each of them takes, in microseconds.
+  void replay(napi_env env, AddonInstance& instance, double* micros) const;
+
+ private:
+  struct Call {
+    const Operation* operation;
+    std::size_t first;  // of its numbers
+  };
+
+  std::vector<Call> calls_;
+  std::vector<double> numbers_;
+  bool complete_ = true;
+};
+
+}  // namespace shardloom

@@ -1,0 +1,82 @@
+// Exports of the addon for `record` of src/kernels/native.ts. A recording belongs to an object of JavaScript, and goes with it.
+#include "recording_binding.h"
+
+#include <iterator>
+#include <memory>
+#include <new>
+
+#include "arguments.h"
+#include "recording.h"
+
+namespace shardloom {
+namespace {
+
+// Tells recordings from other external values.
+constexpr napi_type_tag kRecordingTag = {0x6a0d1c1be1f34c6b, 0x9d5b7e0a52f84d13};
+
+void destroy_recording(napi_env, void* recording, void*) { delete static_cast<Recording*>(recording); }
+
+napi_value start_recording(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "startRecording", 0);
+  if (!arguments.ok()) return nullptr;
+  std::unique_ptr<Recording>& recording = arguments.instance().recording;
+  arguments.expect(recording == nullptr, "expected one recording at a time");
+  if (!arguments.ok()) return nullptr;
+  recording.reset(new (std::nothrow) Recording());
+  arguments.expect(recording != nullptr, "not enough memory for a recording");
+  return nullptr;
+}
+
+napi_value stop_recording(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "stopRecording", 0);
+  if (!arguments.ok()) return nullptr;
+  std::unique_ptr<Recording> recording = std::move(arguments.instance().recording);
+  arguments.expect(recording != nullptr, "expected a recording in progress");
+  arguments.expect(recording == nullptr || recording->complete(), "not enough memory for a recording");
+  if (!arguments.ok()) return nullptr;
+  napi_value value = nullptr;
+  if (napi_create_external(env, recording.get(), destroy_recording, nullptr, &value) != napi_ok) {
+    arguments.expect(false, "not enough memory for a recording");
+    return nullptr;
+  }
+  recording.release();
+  arguments.expect(napi_type_tag_object(env, value, &kRecordingTag) == napi_ok, "not enough memory for a recording");
+  return arguments.ok() ? value : nullptr;
+}
+
+napi_value replay(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "replay", 1);
+  const auto* recording = static_cast<const Recording*>(arguments.external("recording", kRecordingTag));
+  if (arguments.ok()) recording->replay(env, arguments.instance(), nullptr);
+  return nullptr;
+}
+
+napi_value replay_timed(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "replayTimed", 2);
+  const auto* recording = static_cast<const Recording*>(arguments.external("recording", kRecordingTag));
+  const Bytes micros = arguments.bytes("micros");
+  if (!arguments.ok()) return nullptr;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(micros.data) % alignof(double) == 0;
+  arguments.expect(aligned && micros.length == recording->calls() * sizeof(double),
+                   "expected %zu aligned bytes but received %zu", recording->calls() * sizeof(double), micros.length);
+  if (!arguments.ok()) return nullptr;
+  recording->replay(env, arguments.instance(), reinterpret_cast<double*>(micros.data));
+  return nullptr;
+}
+
+}  // namespace
+
+napi_status register_recordings(napi_env env, napi_value exports, AddonInstance* instance) {
+  const auto method = [instance](const char* name, napi_callback callback) {
+    return napi_property_descriptor{name, nullptr, callback, nullptr, nullptr, nullptr, napi_enumerable, instance};
+  };
+  const napi_property_descriptor methods[] = {
+      method("startRecording", start_recording),
+      method("stopRecording", stop_recording),
+      method("replay", replay),
+      method("replayTimed", replay_timed),
+  };
+  return napi_define_properties(env, exports, std::size(methods), methods);
+}
+
+}  // namespace shardloom

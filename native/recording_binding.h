@@ -1,0 +1,12 @@
+#pragma once
+
+#include <node_api.h>
+
+#include "instance.h"
+
+namespace shardloom {
+
+// Adds startRecording, stopRecording and replay to the exports.
+napi_status register_recordings(napi_env env, napi_value exports, AddonInstance* instance);
+
+}  // namespace shardloom
