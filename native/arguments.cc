@@ -33,6 +33,12 @@ double Arguments::number_at(std::size_t index) const {
   return number;
 }
 
+void Arguments::finish(std::uint32_t outcome, double waited_micros) {
+  finished_ = true;
+  outcome_ = outcome;
+  waited_micros_ = waited_micros;
+}
+
 void Arguments::fail(bool type_error, const char* format, std::va_list values) {
   if (!ok_) return;
   ok_ = false;

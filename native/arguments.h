@@ -55,6 +55,13 @@ class Arguments {
   // The next argument: an external value with this tag. Null after throwing.
   void* external(const char* name, const napi_type_tag& tag);
 
+  // Has the call return a number: 0, or why it came to nothing, below 256. `waited_micros` of its time went by waiting for
+  // other threads that make the same call.
+  void finish(std::uint32_t outcome, double waited_micros);
+  bool finished() const { return finished_; }
+  std::uint32_t outcome() const { return outcome_; }
+  double waited_micros() const { return waited_micros_; }
+
   // Argument `index` of a call whose arguments were found to be numbers.
   double number_at(std::size_t index) const;
 
@@ -74,6 +81,9 @@ class Arguments {
   AddonInstance* instance_ = nullptr;
   std::size_t position_ = 0;
   bool ok_ = true;
+  bool finished_ = false;
+  std::uint32_t outcome_ = 0;
+  double waited_micros_ = 0;
   // Where the arguments are, unless they are values.
   const double* numbers_ = nullptr;
   napi_value values_[kMax];

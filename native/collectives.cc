@@ -93,7 +93,8 @@ uint32_t* CollectiveRank::slot(uint32_t rank, uint32_t phase) const {
 }
 
 CollectiveStatus CollectiveRank::enter() const {
-  return status_of(Word(words_[kPoison]).load(std::memory_order_acquire));
+  const uint32_t poisoned = Word(words_[kPoison]).load(std::memory_order_acquire);
+  return poisoned == 0 ? CollectiveStatus::kDone : CollectiveStatus::kGivenUp;
 }
 
 /** Phases count arrivals, so the flag that others read is also this rank's only counter. Wraps around. */
@@ -125,7 +126,9 @@ bool CollectiveRank::all_arrived(uint32_t phase, uint32_t& next) const {
 CollectiveStatus CollectiveRank::wait_for_all(uint32_t phase) const {
   uint32_t next = 0;
   if (!all_arrived(phase, next)) {
+    const Clock::time_point start = Clock::now();
     const CollectiveStatus status = wait_slowly(phase, next);
+    waited_micros_ += std::chrono::duration<double, std::micro>(Clock::now() - start).count();
     if (status != CollectiveStatus::kDone) return status;
   }
   wake_parked();

@@ -19,8 +19,11 @@
 
 namespace shardloom {
 
-/** Outcome of a collective; also why a region is poisoned. Numbers are shared with region.ts. */
-enum class CollectiveStatus : std::uint32_t { kDone = 0, kTimedOut = 1, kAborted = 2, kMismatch = 3 };
+/**
+ * Outcome of a collective; also why a region is poisoned, but for kGivenUp: it was poisoned before. Numbers are shared with
+ * region.ts.
+ */
+enum class CollectiveStatus : std::uint32_t { kDone = 0, kTimedOut = 1, kAborted = 2, kMismatch = 3, kGivenUp = 4 };
 
 /** What all-reduces carry from rank to rank; the header of the region says which. Numbers are shared with region.ts. */
 enum class CollectivePayload : std::uint32_t { kF32 = 0, kBf16 = 1 };
@@ -65,6 +68,8 @@ class CollectiveRank {
 
   std::uint32_t rank() const { return rank_; }
   std::uint32_t world_size() const { return world_size_; }
+  /** How long it has waited for other ranks. */
+  double waited_micros() const { return waited_micros_; }
 
  private:
   struct Request;
@@ -99,6 +104,7 @@ class CollectiveRank {
   std::size_t one_shot_elements_ = 0;
   bool bf16_ = false;
   const KernelTable* kernels_ = nullptr;
+  mutable double waited_micros_ = 0;
 };
 
 /** Wakes all ranks that are parked, for whoever poisoned the region elsewhere. False when the bytes hold no region. */

@@ -8,6 +8,7 @@
 #include "arguments.h"
 #include "collectives.h"
 #include "collectives_probe.h"
+#include "operation.h"
 
 namespace shardloom {
 namespace {
@@ -41,14 +42,12 @@ CollectiveType type_of(const Region& tensor) {
   return tensor.dtype == DType::f32 ? CollectiveType::kF32 : CollectiveType::kI32;
 }
 
-napi_value to_value(napi_env env, CollectiveStatus status) {
-  napi_value value = nullptr;
-  napi_create_uint32(env, static_cast<std::uint32_t>(status), &value);
-  return value;
+// Has the call return the status.
+void finish(Arguments& arguments, const CollectiveRank& collective, CollectiveStatus status) {
+  arguments.finish(static_cast<std::uint32_t>(status), collective.waited_micros());
 }
 
-napi_value all_reduce(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "allReduce", 5);
+void all_reduce(Arguments& arguments) {
   CollectiveRank collective = read_rank(arguments);
   const Region data = arguments.tensor("data", DType::f32);
   const std::int64_t count = arguments.integer("count", 0, kMostElements);
@@ -56,12 +55,13 @@ napi_value all_reduce(napi_env env, napi_callback_info info) {
     arguments.expect(count <= data.rows * data.columns, "expected at most %lld elements but received count %lld",
                      static_cast<long long>(data.rows * data.columns), static_cast<long long>(count));
   }
-  if (!arguments.ok()) return nullptr;
-  return to_value(env, collective.all_reduce(static_cast<float*>(data.data), static_cast<std::size_t>(count)));
+  if (!arguments.ok()) return;
+  finish(arguments, collective, collective.all_reduce(static_cast<float*>(data.data), static_cast<std::size_t>(count)));
 }
 
-napi_value all_gather(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "allGather", 8);
+constexpr Operation kAllReduce = {"allReduce", 5, all_reduce};
+
+void all_gather(Arguments& arguments) {
   CollectiveRank collective = read_rank(arguments);
   const Region data = read_payload(arguments, "data");
   const Region out = read_payload(arguments, "out");
@@ -76,15 +76,17 @@ napi_value all_gather(napi_env env, napi_callback_info info) {
                      static_cast<long long>(data.rows), static_cast<long long>(data.columns),
                      static_cast<long long>(out.rows), static_cast<long long>(rows), static_cast<long long>(width));
   }
-  if (!arguments.ok()) return nullptr;
+  if (!arguments.ok()) return;
   const ConstMatrix source{static_cast<const std::uint32_t*>(data.data), static_cast<std::size_t>(data.columns)};
   const Matrix destination{static_cast<std::uint32_t*>(out.data), static_cast<std::size_t>(out.columns)};
-  return to_value(env, collective.all_gather(source, destination, static_cast<std::size_t>(rows),
-                                             static_cast<std::size_t>(width), type_of(data), checksum));
+  finish(arguments, collective,
+         collective.all_gather(source, destination, static_cast<std::size_t>(rows), static_cast<std::size_t>(width),
+                               type_of(data), checksum));
 }
 
-napi_value broadcast(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "broadcast", 6);
+constexpr Operation kAllGather = {"allGather", 8, all_gather};
+
+void broadcast(Arguments& arguments) {
   CollectiveRank collective = read_rank(arguments);
   const Region data = read_payload(arguments, "data");
   const std::int64_t count = arguments.integer("count", 0, kMostElements);
@@ -95,16 +97,20 @@ napi_value broadcast(napi_env env, napi_callback_info info) {
                      static_cast<long long>(data.rows * data.columns), collective.world_size(),
                      static_cast<long long>(count), root);
   }
-  if (!arguments.ok()) return nullptr;
-  return to_value(env, collective.broadcast(static_cast<std::uint32_t*>(data.data), static_cast<std::size_t>(count),
-                                            type_of(data), root));
+  if (!arguments.ok()) return;
+  finish(arguments, collective,
+         collective.broadcast(static_cast<std::uint32_t*>(data.data), static_cast<std::size_t>(count), type_of(data),
+                              root));
 }
 
-napi_value barrier(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "barrier", 3);
+constexpr Operation kBroadcast = {"broadcast", 6, broadcast};
+
+void barrier(Arguments& arguments) {
   CollectiveRank collective = read_rank(arguments);
-  return arguments.ok() ? to_value(env, collective.barrier()) : nullptr;
+  if (arguments.ok()) finish(arguments, collective, collective.barrier());
 }
+
+constexpr Operation kBarrier = {"barrier", 3, barrier};
 
 /** Takes the bytes themselves, so that a thread which is no rank need not bind them. */
 napi_value wake(napi_env env, napi_callback_info info) {
@@ -141,8 +147,8 @@ napi_status register_collectives(napi_env env, napi_value exports, AddonInstance
                                     nullptr, nullptr, napi_enumerable, instance};
   };
   const napi_property_descriptor methods[] = {
-      method("allReduce", all_reduce), method("allGather", all_gather),         method("broadcast", broadcast),
-      method("barrier", barrier),      method("wakeCollectives", wake),   method("exchangeLines", exchange),
+      exported<kAllReduce>(instance), exported<kAllGather>(instance),  exported<kBroadcast>(instance),
+      exported<kBarrier>(instance),   method("wakeCollectives", wake), method("exchangeLines", exchange),
   };
   return napi_define_properties(env, exports, std::size(methods), methods);
 }

@@ -1,4 +1,4 @@
-// Operations: what JavaScript asks for with numbers only, as all kernels are. A call of one can be written down and be
+// Operations: what JavaScript asks for with numbers only, as all kernels and collectives are. A call of one can be written down and be
 // carried out again (recording.h).
 #pragma once
 
@@ -14,7 +14,8 @@ namespace shardloom {
 struct Operation {
   const char* name;  // of the exported function
   std::size_t count;  // of its arguments
-  // Reads, checks and does it. Throws in JavaScript and leaves the arguments not ok() where something is wrong.
+  // Reads, checks and does it. Throws in JavaScript and leaves the arguments not ok() where something is wrong. The arguments
+  // are finished() if the call returns a number.
   void (*run)(Arguments& arguments);
 };
 
@@ -24,7 +25,9 @@ napi_value call_operation(napi_env env, napi_callback_info info) {
   if (arguments.ok()) operation.run(arguments);
   Recording* recording = arguments.instance().recording.get();
   if (recording != nullptr && arguments.ok()) recording->add(operation, arguments);
-  return nullptr;
+  napi_value outcome = nullptr;
+  if (arguments.finished()) napi_create_uint32(env, arguments.outcome(), &outcome);
+  return outcome;
 }
 
 // The operation as a function of the addon.

@@ -18,19 +18,24 @@ void Recording::add(const Operation& operation, const Arguments& arguments) {
   }
 }
 
-void Recording::replay(napi_env env, AddonInstance& instance, double* micros) const {
+double Recording::replay(napi_env env, AddonInstance& instance, double* micros) const {
   using Clock = std::chrono::steady_clock;
   using Micros = std::chrono::duration<double, std::micro>;
   Clock::time_point begin = micros == nullptr ? Clock::time_point{} : Clock::now();
+  double finished = 0;
   for (const auto& [operation, first] : calls_) {
     Arguments arguments(env, instance, operation->name, numbers_.data() + first);
     operation->run(arguments);
-    if (!arguments.ok()) return;
+    if (!arguments.ok()) return 0;
+    if (arguments.outcome() != 0) return 256 * finished + arguments.outcome();
+    if (arguments.finished()) finished++;
     if (micros == nullptr) continue;
     const Clock::time_point end = Clock::now();
     *micros++ = Micros(end - begin).count();
+    *micros++ = arguments.waited_micros();
     begin = end;
   }
+  return 0;
 }
 
 }  // namespace shardloom

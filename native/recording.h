@@ -22,9 +22,10 @@ class Recording {
   bool complete() const { return complete_; }
   std::size_t calls() const { return calls_.size(); }
 
-  // Carries the calls out in their order, up to the first that throws in JavaScript. `micros`, unless it is null, has room
-  // for what each of them takes, in microseconds.
-  void replay(napi_env env, AddonInstance& instance, double* micros) const;
+  // Carries the calls out in their order, up to the first that throws in JavaScript, or that returns an outcome other than
+  // 0: then the result is 256 * n + outcome if n calls returned 0 before, otherwise 0. `micros`, unless it is null, has room for
+  // two numbers a call: what it takes, and how much of that it waits for other threads, in microseconds.
+  double replay(napi_env env, AddonInstance& instance, double* micros) const;
 
  private:
   struct Call {

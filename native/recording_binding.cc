@@ -44,11 +44,16 @@ napi_value stop_recording(napi_env env, napi_callback_info info) {
   return arguments.ok() ? value : nullptr;
 }
 
+// The number, unless something was thrown.
+napi_value to_value(napi_env env, double outcome) {
+  napi_value value = nullptr;
+  return napi_create_double(env, outcome, &value) == napi_ok ? value : nullptr;
+}
+
 napi_value replay(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info, "replay", 1);
   const auto* recording = static_cast<const Recording*>(arguments.external("recording", kRecordingTag));
-  if (arguments.ok()) recording->replay(env, arguments.instance(), nullptr);
-  return nullptr;
+  return arguments.ok() ? to_value(env, recording->replay(env, arguments.instance(), nullptr)) : nullptr;
 }
 
 napi_value replay_timed(napi_env env, napi_callback_info info) {
@@ -57,11 +62,11 @@ napi_value replay_timed(napi_env env, napi_callback_info info) {
   const Bytes micros = arguments.bytes("micros");
   if (!arguments.ok()) return nullptr;
   const bool aligned = reinterpret_cast<std::uintptr_t>(micros.data) % alignof(double) == 0;
-  arguments.expect(aligned && micros.length == recording->calls() * sizeof(double),
-                   "expected %zu aligned bytes but received %zu", recording->calls() * sizeof(double), micros.length);
+  const std::size_t needed = 2 * recording->calls() * sizeof(double);
+  arguments.expect(aligned && micros.length == needed, "expected %zu aligned bytes but received %zu", needed,
+                   micros.length);
   if (!arguments.ok()) return nullptr;
-  recording->replay(env, arguments.instance(), reinterpret_cast<double*>(micros.data));
-  return nullptr;
+  return to_value(env, recording->replay(env, arguments.instance(), reinterpret_cast<double*>(micros.data)));
 }
 
 }  // namespace

@@ -61,6 +61,11 @@ export interface Collective {
    * ask for different things.
    */
   execute(request: CollectiveRequest): void;
+  /**
+   * There if calls that are written down (`Kernels.record`) hold the requests that `execute` carries out meanwhile: says that
+   * these requests have been carried out once more, with that outcome of `replay`. Throws as `execute` would have.
+   */
+  readonly replayed?: (requests: readonly CollectiveRequest[], outcome: number) => void;
   /** Makes every present and future `execute` of every rank throw: called by a rank that cannot go on. */
   abort(): void;
 }

@@ -1,5 +1,5 @@
 /** A collective that records how long every request takes, and how much of that a rank waited for others. */
-import type { StepRecorder } from "../core/step-recorder.js";
+import { COLLECTIVE, type StepRecorder } from "../core/step-recorder.js";
 import type { Collective, CollectiveRequest } from "./collective.js";
 
 /** The same collective, whose requests `recorder` gets to know. All ranks of a group must be profiled, or none. */
@@ -11,7 +11,9 @@ export function profiledCollective(collective: Collective, recorder: StepRecorde
       const start = recorder.arrive();
       collective.execute(request);
       recorder.leave(start);
+      recorder.note(COLLECTIVE);
     },
+    ...(collective.replayed === undefined ? {} : { replayed: collective.replayed }),
     abort: () => collective.abort(),
   };
 }

@@ -58,8 +58,8 @@ export const REQUEST_WORDS = 5;
 /** Keeps equal places of different slots out of the same cache sets. */
 const SLOT_PADDING_BYTES = 3 * LINE_BYTES;
 
-/** Outcome of a collective, and the low byte of the poison word. */
-export const STATUS = { done: 0, timedOut: 1, aborted: 2, mismatch: 3 } as const;
+/** Outcome of a collective, and the low byte of the poison word; `givenUp`, which that never is: it was set before. */
+export const STATUS = { done: 0, timedOut: 1, aborted: 2, mismatch: 3, givenUp: 4 } as const;
 
 export const DEFAULT_SLOT_BYTES = 256 * 1024;
 const MAX_SLOT_BYTES = 64 * 1024 * 1024;

@@ -118,6 +118,7 @@ class SharedMemoryCollective implements Collective {
   readonly #words: Int32Array;
   readonly #engine: Engine;
   readonly #timeoutMs: number;
+  readonly replayed?: NonNullable<Collective["replayed"]>;
   /** Requests so far, the current one included: equal on all ranks. */
   #sequence = 0;
 
@@ -128,6 +129,7 @@ class SharedMemoryCollective implements Collective {
     this.#words = wordsOf(region);
     this.#engine = engine;
     this.#timeoutMs = timeoutMs;
+    if (engine instanceof NativeEngine) this.replayed = (requests, outcome) => this.#replayed(requests, outcome);
   }
 
   execute(request: CollectiveRequest): void {
@@ -143,7 +145,15 @@ class SharedMemoryCollective implements Collective {
     abortRegion(this.#region, this.rank);
   }
 
+  /** `outcome` as Kernels.record says. */
+  #replayed(requests: readonly CollectiveRequest[], outcome: number): void {
+    const failed = outcome === STATUS.done ? undefined : requests[outcome >> 8];
+    this.#sequence += failed === undefined ? requests.length : (outcome >> 8) + 1;
+    if (failed !== undefined) throw this.#failure(outcome & 0xff, failed);
+  }
+
   #failure(status: number, request: CollectiveRequest): CollectiveError {
+    if (status === STATUS.givenUp) return this.#poisonedEarlier(request);
     if (status === STATUS.timedOut) return this.#timeout(request);
     if (status === STATUS.mismatch) return this.#mismatch(request);
     return this.#error("COLLECTIVE_ABORTED", request, `aborted by ${this.#culprit()}`);

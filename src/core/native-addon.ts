@@ -293,15 +293,18 @@ export interface NativeAddon {
   ): void;
   embeddingPrepared(out: NativeHandle, ids: NativeHandle, weight: number, rows: number, firstId: number): void;
 
-  // recordings of calls of kernels, those that read weights included
+  // recordings of calls of kernels and collectives
   /** From now on such calls are written down when they have succeeded. Throws a RangeError where they are already. */
   startRecording(): void;
   /** No longer. Throws a RangeError where they were not. */
   stopRecording(): NativeRecording;
-  /** Makes the calls once more, checked as they were then, and throws as the first one that fails does. */
-  replay(recording: NativeRecording): void;
-  /** The same. `micros` is an f64 a call, which becomes what the call took in microseconds. */
-  replayTimed(recording: NativeRecording, micros: Uint8Array): void;
+  /**
+   * Makes the calls once more, checked as they were then, and throws as the first one that fails does. Returns 0, or what ended
+   * it before: `256 * n + status`, where collective n of them, from 0, returned another status than that of success.
+   */
+  replay(recording: NativeRecording): number;
+  /** The same. `micros` has two f64 a call: microseconds it took, and those of them that it waited for other ranks. */
+  replayTimed(recording: NativeRecording, micros: Uint8Array): number;
 
   // collectives: see src/collectives/region.ts. They block until all ranks call, and return a STATUS of region.ts.
   // `site` digests the name of the module that asks, and must be the same on every rank.

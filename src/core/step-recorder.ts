@@ -29,6 +29,21 @@ const CALIBRATION_CALLS = 300;
 const CALIBRATION_SWEEP_BYTES = 4 * 1024 * 1024;
 const CACHE_LINE_BYTES = 64;
 
+/** What a call moves and does; whoever says so may use the object again. */
+export interface Moved {
+  bytes: number;
+  flops: number;
+}
+
+/** A call that may be made again: what it counts as then. A kernel's has a row. */
+export interface NotedCall {
+  readonly row: number | null;
+  readonly moved: () => Readonly<Moved>;
+}
+
+/** A collective. */
+export const COLLECTIVE: NotedCall = { row: null, moved: () => ({ bytes: 0, flops: 0 }) };
+
 export class StepRecorder {
   readonly #block: ProfileBlock;
   readonly #arrivals: Float64Array;
@@ -40,6 +55,8 @@ export class StepRecorder {
   /** What recording a call costs, within the time it records and around it. */
   #insideUs = 0;
   #aroundUs = 0;
+  /** Where calls are noted now. */
+  #noted: NotedCall[] | null = null;
   #phase = 0;
   #stepStart = 0;
   /** When the step before ended, and its phase; NaN before the first. */
@@ -87,12 +104,11 @@ export class StepRecorder {
 
   /** A call that began at `startUs` has just ended; it moved so many bytes and did so many operations. */
   record(row: number, startUs: number, bytes: number, flops: number): void {
-    this.count(row, this.nowUs() - startUs - this.#insideUs, bytes, flops);
+    this.#countKernel(row, this.nowUs() - startUs - this.#insideUs, bytes, flops);
     this.#count(PHASE_PROFILER_US, this.#insideUs + this.#aroundUs);
   }
 
-  /** A call took so long; it moved so many bytes and did so many operations. */
-  count(row: number, us: number, bytes: number, flops: number): void {
+  #countKernel(row: number, us: number, bytes: number, flops: number): void {
     const rows = this.#block.rows[this.#phase];
     if (rows === undefined) return;
     const at = this.#block.rowAt(row);
@@ -102,9 +118,38 @@ export class StepRecorder {
     rows[at + ROW_FLOPS] = (rows[at + ROW_FLOPS] ?? 0) + flops;
   }
 
-  /** Since `startUs` there was nothing but measuring. */
-  measured(startUs: number): void {
-    this.#count(PHASE_PROFILER_US, this.nowUs() - startUs);
+  /** Calls of `make` that are told to `note`, in their order; and what it returns. */
+  noting<Result>(make: () => Result): { readonly result: Result; readonly calls: readonly NotedCall[] } {
+    const calls: NotedCall[] = [];
+    this.#noted = calls;
+    try {
+      return { result: make(), calls };
+    } finally {
+      this.#noted = null;
+    }
+  }
+
+  note(call: NotedCall): void {
+    this.#noted?.push(call);
+  }
+
+  /** Whether calls are noted now. */
+  get notes(): boolean {
+    return this.#noted !== null;
+  }
+
+  /** Noted calls have been made again. `micros` has two elements a call: what it took, and how much of that was waiting. */
+  countAgain(calls: readonly NotedCall[], micros: Float64Array): void {
+    const start = this.nowUs();
+    for (const [i, { row, moved }] of calls.entries()) {
+      const [us, waitUs] = [micros[2 * i] ?? 0, micros[2 * i + 1] ?? 0];
+      if (row === null) this.#countCollective(us, waitUs);
+      else {
+        const { bytes, flops } = moved();
+        this.#countKernel(row, us, bytes, flops);
+      }
+    }
+    this.#count(PHASE_PROFILER_US, this.nowUs() - start);
   }
 
   /** This rank comes to a collective; returns the time. */
@@ -125,11 +170,15 @@ export class StepRecorder {
       last = Math.max(last, this.#arrivals[arrivalAt(this.#worldSize, this.#collective, rank)] ?? 0);
     }
     this.#collective++;
-    this.#count(PHASE_COLLECTIVES, 1);
-    this.#count(PHASE_COLLECTIVE_US, now - startUs - this.#insideUs);
-    this.#count(PHASE_PROFILER_US, this.#insideUs + this.#aroundUs);
     // A rank that comes last and leaves before another has looked at its clock cannot have waited longer than it was there.
-    this.#count(PHASE_WAIT_US, Math.min(last, now) - startUs);
+    this.#countCollective(now - startUs - this.#insideUs, Math.min(last, now) - startUs);
+    this.#count(PHASE_PROFILER_US, this.#insideUs + this.#aroundUs);
+  }
+
+  #countCollective(us: number, waitUs: number): void {
+    this.#count(PHASE_COLLECTIVES, 1);
+    this.#count(PHASE_COLLECTIVE_US, us);
+    this.#count(PHASE_WAIT_US, waitUs);
   }
 
   /**

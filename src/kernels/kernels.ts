@@ -114,10 +114,11 @@ export interface Recorded<Result> {
   readonly result: Result;
   /**
    * Makes them once more: the same ones, in the same order, with the same operands and numbers, on what the operands hold by
-   * then. Throws as the first call that fails does. `micros`, as long as there are calls, becomes what each took in
-   * microseconds.
+   * then. Throws as the first call that fails does. Returns 0, or `256 * n + status` where request n of the collectives among
+   * them ended with that status: Collective.replayed takes it. `micros`, two elements a call, becomes what each took in
+   * microseconds, and how much of that was spent waiting for other ranks.
    */
-  readonly replay: (micros?: Float64Array) => void;
+  readonly replay: (micros?: Float64Array) => number;
 }
 
 export interface Kernels {
@@ -143,8 +144,9 @@ export interface Kernels {
   releaseLinear(weight: LinearWeight): void;
 
   /**
-   * Calls `make` and writes down what calls of these kernels it makes, except those that bind, prepare and release. Absent
-   * where calls made once more would take as long. Not to be used within `make`.
+   * Calls `make` and writes down what calls of these kernels it makes, except those that bind, prepare and release, and what
+   * requests collectives carry out meanwhile that have `replayed`. Absent where calls made once more would take as long. Not to
+   * be used within `make`.
    */
   record?<Result>(make: () => Result): Recorded<Result>;
 

@@ -103,8 +103,8 @@ class NativeKernels implements Kernels {
     return {
       result,
       replay(micros) {
-        if (micros === undefined) addon.replay(recording);
-        else addon.replayTimed(recording, new Uint8Array(micros.buffer, micros.byteOffset, micros.byteLength));
+        if (micros === undefined) return addon.replay(recording);
+        return addon.replayTimed(recording, new Uint8Array(micros.buffer, micros.byteOffset, micros.byteLength));
       },
     };
   }

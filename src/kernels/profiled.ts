@@ -2,7 +2,7 @@
 import { VirtualAllocator } from "../core/arena.js";
 import { dtypeBytes } from "../core/dtype.js";
 import type { Operand } from "../core/operand.js";
-import type { StepRecorder } from "../core/step-recorder.js";
+import type { Moved, StepRecorder } from "../core/step-recorder.js";
 import { i32Of, type Tensor } from "../core/tensor.js";
 import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight, Recorded } from "./kernels.js";
 import { createShapeOnlyKernels } from "./shape-only.js";
@@ -34,18 +34,6 @@ interface WeightAccount {
   readonly outputs: number;
 }
 
-/** What a call moves and does; the next call of `moved` may write to the same object. */
-interface Moved {
-  bytes: number;
-  flops: number;
-}
-
-/** A call that was written down: its row, and what it moves whenever it is made. */
-interface KnownCall {
-  readonly row: number;
-  readonly moved: () => Readonly<Moved>;
-}
-
 class ProfiledKernels implements Kernels {
   readonly record?: NonNullable<Kernels["record"]>;
   readonly backend: Kernels["backend"];
@@ -55,8 +43,6 @@ class ProfiledKernels implements Kernels {
   readonly #rows;
   readonly #weights = new Map<LinearWeight, WeightAccount>();
   readonly #batches = new Map<AttentionBatch, BatchViews>();
-  /** Where calls are written down now. */
-  #known: KnownCall[] | null = null;
 
   constructor(kernels: Kernels, recorder: StepRecorder) {
     this.backend = kernels.backend;
@@ -182,7 +168,9 @@ class ProfiledKernels implements Kernels {
     const { bytes, flops } = attentionMoves(views, sequences, cache, shape);
     this.#recorder.record(row, start, bytes, flops);
     // Contexts grow from step to step.
-    this.#known?.push({ row, moved: () => attentionMoves(views, sequences, cache, shape) });
+    if (this.#recorder.notes) {
+      this.#recorder.note({ row, moved: () => attentionMoves(views, sequences, cache, shape) });
+    }
   }
 
   siluMul(out: Operand, gateUp: Operand, rows: number): void {
@@ -201,37 +189,23 @@ class ProfiledKernels implements Kernels {
   /** A call that began at `startUs` has just ended; it moves and does as much whenever it is made. */
   #done(row: number, startUs: number, bytes: number, flops: number): void {
     this.#recorder.record(row, startUs, bytes, flops);
-    if (this.#known === null) return;
+    if (!this.#recorder.notes) return;
     const moved = { bytes, flops };
-    this.#known.push({ row, moved: () => moved });
+    this.#recorder.note({ row, moved: () => moved });
   }
 
   #record<Result>(record: NonNullable<Kernels["record"]>, make: () => Result): Recorded<Result> {
-    const calls: KnownCall[] = [];
-    this.#known = calls;
-    try {
-      const { result, replay } = record(make);
-      const micros = new Float64Array(calls.length);
-      return {
-        result,
-        replay: () => {
-          replay(micros);
-          this.#count(calls, micros);
-        },
-      };
-    } finally {
-      this.#known = null;
-    }
-  }
-
-  /** The calls have been made once more, and took so long. */
-  #count(calls: readonly KnownCall[], micros: Float64Array): void {
-    const start = this.#recorder.nowUs();
-    calls.forEach(({ row, moved }, i) => {
-      const { bytes, flops } = moved();
-      this.#recorder.count(row, micros[i] ?? 0, bytes, flops);
-    });
-    this.#recorder.measured(start);
+    const recorder = this.#recorder;
+    const { result: recorded, calls } = recorder.noting(() => record(make));
+    const micros = new Float64Array(2 * calls.length);
+    return {
+      result: recorded.result,
+      replay: () => {
+        const outcome = recorded.replay(micros);
+        recorder.countAgain(calls, micros);
+        return outcome;
+      },
+    };
   }
 
   #accountOf(weight: LinearWeight): WeightAccount {

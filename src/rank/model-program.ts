@@ -56,6 +56,7 @@ export function createModelProgram(seamsOf?: (init: RankInit) => RankSeams): Ran
       const runner = await ModelRunner.load(init.options, init.rank, {
         registries,
         kernels,
+        collective,
         steps,
         onProgress,
         logger,

@@ -2,7 +2,7 @@
  * What one rank does: it runs steps on its part of the model. It knows no thread and no port: a pass yields at
  * collectives, and whoever drives it decides how ranks meet.
  */
-import type { Pass } from "../collectives/collective.js";
+import type { Collective, Pass } from "../collectives/collective.js";
 import type { Kernels } from "../kernels/kernels.js";
 import { type LoadDependencies, loadRankModel, type RankModel, type RankReport } from "./rank-model.js";
 import type { RankOptions } from "./rank-options.js";
@@ -19,6 +19,8 @@ export interface RunnerDependencies {
   /** The arrays steps come in, in turn, shared by all ranks. */
   readonly steps: Steps;
   readonly onLogits?: LogitsListener;
+  /** What passes are driven with, where that is one collective in a thread of its own. */
+  readonly collective?: Collective;
 }
 
 export class ModelRunner {
@@ -28,7 +30,7 @@ export class ModelRunner {
   readonly #inputs: StepInputs;
   readonly #forward: RecordedForward;
 
-  constructor(loaded: RankModel, { kernels, steps, onLogits }: RunnerDependencies) {
+  constructor(loaded: RankModel, { kernels, steps, onLogits, collective }: RunnerDependencies) {
     const { rank, options, config, context, model, memory, allocator } = loaded;
     this.loaded = loaded;
     this.#steps = steps;
@@ -44,11 +46,12 @@ export class ModelRunner {
       onLogits,
     });
     this.#inputs = new StepInputs(steps, kernels, memory);
-    this.#forward = new RecordedForward(
+    this.#forward = new RecordedForward({
       model,
       kernels,
-      context.linears.map(({ method }) => method),
-    );
+      methods: context.linears.map(({ method }) => method),
+      collective,
+    });
   }
 
   /** Loads one rank's part of a model to run it. Throws as loadRankModel does. */

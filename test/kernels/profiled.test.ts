@@ -141,7 +141,13 @@ describe("profiled kernels", () => {
   it("count calls that are made again as the calls they are, with the time that each took", () => {
     const inner: Kernels = {
       ...createShapeOnlyKernels(),
-      record: (make) => ({ result: make(), replay: (micros) => void micros?.set([2000, 3000]) }),
+      record: (make) => ({
+        result: make(),
+        replay: (micros) => {
+          micros?.set([2000, 0, 3000, 0]);
+          return 0;
+        },
+      }),
     };
     const handle = createStepProfile(1);
     const recorder = new StepRecorder(handle, 0);

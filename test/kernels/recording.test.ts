@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import type { AllReduce } from "../../src/collectives/collective.js";
+import { createRegion, STATUS } from "../../src/collectives/region.js";
+import { abortRegion, createSharedMemoryCollective } from "../../src/collectives/shared-memory.js";
 import { f32Of, i32Of } from "../../src/core/tensor.js";
 import { createNativeKernels } from "../../src/kernels/native.js";
 import { bitsOf, floats, integers, loadedAddon, zeros } from "./tensors.js";
@@ -96,10 +99,10 @@ describe("calls of native kernels that were written down", () => {
   it("tell how long each of them takes", () => {
     const { make } = operands();
     const { replay } = record(make);
-    const micros = new Float64Array(2).fill(-1);
+    const micros = new Float64Array(4).fill(-1);
     replay(micros);
     assert.ok(micros.every((us) => us >= 0));
-    assert.throws(() => replay(new Float64Array(3)), { name: "RangeError", message: /16 aligned bytes/ });
+    assert.throws(() => replay(new Float64Array(3)), { name: "RangeError", message: /32 aligned bytes/ });
   });
 
   it("are none where none were made", () => {
@@ -114,5 +117,33 @@ describe("calls of native kernels that were written down", () => {
       assert.throws(() => Reflect.apply(addon.replay, addon, [wrong]), TypeError);
     }
     assert.throws(() => addon.stopRecording(), { name: "RangeError", message: /recording in progress/ });
+  });
+
+  it("are collectives of the addon, too: one that does not come about ends the replay, and is named in the error", () => {
+    const region = createRegion({ worldSize: 1 });
+    const collective = createSharedMemoryCollective(region, 0, { timeoutMs: 1000, native: true });
+    const { tensors, bound, make } = operands();
+    const requests = ["first", "second"].map((site): AllReduce => {
+      return { kind: "allReduce", site, data: bound.x, count: 8 };
+    });
+    const { replay } = record(() => {
+      for (const request of requests) collective.execute(request);
+      make();
+    });
+    const micros = new Float64Array(8).fill(-1);
+    const outcome = replay(micros);
+    assert.equal(outcome, 0);
+    assert.ok(micros.every((us) => us >= 0));
+    collective.replayed?.(requests, outcome);
+    f32Of(tensors.out).fill(0);
+    abortRegion(region);
+    const failed = replay();
+    assert.equal(failed, STATUS.givenUp);
+    assert.deepEqual(bitsOf(tensors.out), new Array(16).fill(0));
+    assert.throws(() => collective.replayed?.(requests, failed), { code: "COLLECTIVE_ABORTED", message: /for first/ });
+    assert.throws(() => collective.replayed?.(requests, 256 + STATUS.aborted), {
+      code: "COLLECTIVE_ABORTED",
+      message: /for second/,
+    });
   });
 });

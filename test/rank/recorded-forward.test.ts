@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { AllReduce, Pass } from "../../src/collectives/collective.js";
+import type { AllReduce, Collective, CollectiveRequest, Pass } from "../../src/collectives/collective.js";
 import { VirtualAllocator } from "../../src/core/arena.js";
 import type { Kernels, Recorded } from "../../src/kernels/kernels.js";
 import { createShapeOnlyKernels } from "../../src/kernels/shape-only.js";
@@ -36,10 +36,16 @@ function traced(
       const start = trace.length;
       const result = make();
       const calls = trace.slice(start);
-      return { result, replay: () => void trace.push(...calls.map((call) => `${call} again`)) };
+      return {
+        result,
+        replay: () => {
+          trace.push(...calls.map((call) => `${call} again`));
+          return 0;
+        },
+      };
     },
   };
-  const forward = new RecordedForward(model, recorder ?? tracing, methods);
+  const forward = new RecordedForward({ model, kernels: recorder ?? tracing, methods });
   /** Runs a step, with the counts of its collectives among the calls. */
   const run = (step: ForwardStep): readonly string[] => {
     trace.length = 0;
@@ -101,5 +107,36 @@ describe("the forward pass of steps that are alike", () => {
     const { run } = traced([new UnquantizedLinearMethod()], kernels);
     const step = createStep(1, 1);
     for (let i = 0; i < 4; i++) assert.deepEqual(run(step), made(1));
+  });
+
+  it("is written down whole where collectives can be made again, and they hear what came of theirs", () => {
+    const trace: string[] = [];
+    const request: AllReduce = { kind: "allReduce", site: "sum", data: operand, count: 0 };
+    const model = {
+      *forward(step: ForwardStep): Pass {
+        request.count = step.tokens;
+        yield request;
+        trace.push("made");
+      },
+    };
+    const counts = (requests: readonly CollectiveRequest[]): string =>
+      requests.map((asked) => (asked.kind === "allReduce" ? asked.count : asked.kind)).join();
+    const collective: Collective = {
+      rank: 0,
+      worldSize: 2,
+      execute: (asked) => void trace.push(`executed ${counts([asked])}`),
+      replayed: (requests, outcome) => void trace.push(`replayed ${counts(requests)}: ${outcome}`),
+      abort() {},
+    };
+    const recorder: Pick<Kernels, "record"> = { record: (make) => ({ result: make(), replay: () => 3 }) };
+    const methods = [new UnquantizedLinearMethod()];
+    const forward = new RecordedForward({ model, kernels: recorder, methods, collective });
+    const [step, other] = [createStep(4, 4), createStep(5, 5)];
+    // The first pass is driven by whoever runs it.
+    assert.equal([...forward.forward(step)].length, 1);
+    assert.deepEqual([...forward.forward(step)], []);
+    assert.equal([...forward.forward(other)].length, 1);
+    assert.deepEqual([...forward.forward(step)], []);
+    assert.deepEqual(trace, ["made", "executed 4", "made", "made", "replayed 4: 3"]);
   });
 });
