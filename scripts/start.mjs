@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { sampleModel } from "./sample-model.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const cli = fileURLToPath(new URL("../dist/src/cli/main.js", import.meta.url));
+const cli = fileURLToPath(new URL("../bundle/src/lib/main.js", import.meta.url));
 const args = process.argv.slice(2);
 
 /** What is asked where the caller asks nothing. */

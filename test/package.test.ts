@@ -72,11 +72,11 @@ describe("the npm package", () => {
   it("without the addon, all ranks compute with the reference kernels after one warning", () => {
     const env: NodeJS.ProcessEnv = { ...process.env, SHARDLOOM_NATIVE_ADDON: join(folder, "absent.node") };
     delete env["SHARDLOOM_KERNELS"];
-    const script = SCRIPT.replaceAll('"shardloom', `"${pathToFileURL(join(root, "dist", "src")).href}`);
+    const script = SCRIPT.replaceAll('"shardloom', `"${pathToFileURL(join(root, "bundle", "src", "lib")).href}`);
     const main = join(folder, "main.mjs");
-    const entries = { "/plugin": "/plugin.js", "/testing": "/testing/index.js", "": "/index.js" };
+    const entries = { "/plugin": "/plugin.js", "/testing": "/testing.js", "": "/index.js" };
     const source = Object.entries(entries).reduce(
-      (text, [from, to]) => text.replace(`dist/src${from}"`, `dist/src${to}"`),
+      (text, [from, to]) => text.replace(`bundle/src/lib${from}"`, `bundle/src/lib${to}"`),
       script,
     );
     writeFileSync(main, source);

@@ -1,5 +1,5 @@
 /** The process of shardloom, through its public API: `BENCH_MODEL LAUNCH_OPTIONS`, as JSON. */
-import { type Engine, type LaunchOptions, launch } from "../../src/index.js";
+import { type Engine, type LaunchOptions, launch } from "shardloom";
 import type { BenchModel } from "../models/model-store.js";
 import type { Capacity, NextToken } from "./contestant.js";
 import { type ServedEngine, serveEngine, type TokenCount } from "./serve-engine.js";

@@ -1,5 +1,5 @@
 /** The process of shardloom that loads a model, answers with one token, says so, and ends: `BENCH_MODEL LAUNCH_OPTIONS`, as JSON. */
-import { type LaunchOptions, launch } from "../../src/index.js";
+import { type LaunchOptions, launch } from "shardloom";
 import { promptOf } from "../contestants/prompt.js";
 import type { BenchModel } from "../models/model-store.js";
 import type { FirstToken } from "./contestants.js";

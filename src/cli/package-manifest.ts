@@ -2,6 +2,7 @@
 import { fileURLToPath } from "node:url";
 import { InternalError } from "../core/errors.js";
 import { isJsonObject, readJsonObject } from "../core/json.js";
+import { packageFolder } from "../core/package-files.js";
 
 export interface PackageManifest {
   readonly version: string;
@@ -9,11 +10,8 @@ export interface PackageManifest {
   readonly defaultPlugins: readonly string[];
 }
 
-/** Folder of the package; this file runs from dist/src/cli in it. */
-export const packageFolder = fileURLToPath(new URL("../../../", import.meta.url));
-
 export function readPackageManifest(): PackageManifest {
-  const { version, shardloom } = readJsonObject(fileURLToPath(new URL("../../../package.json", import.meta.url)));
+  const { version, shardloom } = readJsonObject(fileURLToPath(new URL("package.json", packageFolder)));
   const names = isJsonObject(shardloom) ? shardloom["defaultPlugins"] : undefined;
   if (typeof version !== "string" || !Array.isArray(names)) {
     throw new InternalError("expected package.json to hold a version and shardloom.defaultPlugins");

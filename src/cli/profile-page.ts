@@ -5,16 +5,14 @@
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { viewerScript } from "../core/package-files.js";
 import { LOAD_PHASES, type LoadPhase, type LoadProfile, type RankLoadProfile, slowestTensors } from "../index.js";
 import { PAGE_STYLE } from "./profile-page-style.js";
 import { formatNs, skewText } from "./profile-table.js";
 import { formatBytes } from "./quantities.js";
 
-/** The script, compiled from viewer/. */
-const VIEWER = new URL("../../viewer/load-profile-viewer.js", import.meta.url);
-
 export function profilePage(profile: LoadProfile, top: number): string {
-  const script = readFileSync(VIEWER, "utf8");
+  const script = readFileSync(viewerScript, "utf8");
   const policy = `default-src 'none'; script-src ${sourceOf(script)}; style-src ${sourceOf(PAGE_STYLE)}`;
   const { model } = profile.subject;
   return `<!doctype html>

@@ -15,6 +15,7 @@ import { formatHeader, layOutDeferred } from "../checkpoint/safetensors-layout.j
 import { type FloatDType, isFloat } from "../core/dtype.js";
 import { describeValue, invariant, OptionError, PluginError, UnsupportedError } from "../core/errors.js";
 import { isJsonObject, type JsonObject } from "../core/json.js";
+import { threadEntry } from "../core/package-files.js";
 import { describeShape } from "../core/tensor.js";
 import { type PlannedCheckpoint, type PlannedFile, planCheckpoint } from "../loading/checkpoint-plan.js";
 import type { CheckpointTaskSetup, DeferredTensor } from "../loading/checkpoint-task.js";
@@ -31,7 +32,7 @@ import { callHook } from "../quantization/registry.js";
 import { findLinearModules } from "../rank/linear-modules.js";
 import { runTasks, throwIfCancelled } from "./task-pool.js";
 
-const WORKER = new URL("../../workers/checkpoint-task.js", import.meta.url).href;
+const WORKER = threadEntry("checkpoint-task").href;
 
 export interface QuantizeCheckpointRequest {
   /** Local path of the model. */

@@ -7,6 +7,7 @@ import { checkSameVersions, type FileVersion } from "../checkpoint/open-file.js"
 import { checkOutputApart, OutputDirectory } from "../checkpoint/output-directory.js";
 import { invariant } from "../core/errors.js";
 import type { JsonObject } from "../core/json.js";
+import { threadEntry } from "../core/package-files.js";
 import { safetensorsLoader } from "../loading/default-loader.js";
 import { dtypeMembers, writeModelFiles, writeTextFile } from "../loading/model-files.js";
 import type { ModelLoader } from "../loading/model-loader.js";
@@ -26,7 +27,7 @@ import type { ShardTaskResult, ShardTaskSetup } from "../rank/shard-task.js";
 import type { WrittenShard } from "../rank/shard-writer.js";
 import { runTasks, throwIfCancelled } from "./task-pool.js";
 
-const WORKER = new URL("../../workers/shard-task.js", import.meta.url).href;
+const WORKER = threadEntry("shard-task").href;
 const ACTIVITY = "writing a sharded state";
 /** How often progress is told of ranks that are being written. */
 const PROGRESS_MS = 200;

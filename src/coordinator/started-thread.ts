@@ -4,6 +4,7 @@
  */
 import { MessageChannel, type MessagePort, type ResourceLimits, Worker } from "node:worker_threads";
 import { RankError, reasonOf } from "../core/errors.js";
+import { threadEntry } from "../core/package-files.js";
 import type { RankWorkerData } from "../rank/rank-service.js";
 
 /** What runs in the thread of a rank. */
@@ -16,7 +17,7 @@ export interface ThreadEntry {
 }
 
 /** What runs in production. */
-export const RANK_ENTRY: ThreadEntry = { url: new URL("../../workers/rank.js", import.meta.url) };
+export const RANK_ENTRY: ThreadEntry = { url: threadEntry("rank") };
 
 export class StartedThread {
   readonly rank: number;

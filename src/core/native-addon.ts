@@ -7,6 +7,7 @@ import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import type { DType } from "./dtype.js";
 import { OptionError, reasonOf } from "./errors.js";
+import { packageFolder } from "./package-files.js";
 
 /** Calls of kernels that the addon wrote down. */
 export type NativeRecording = object & { readonly [recording]: true };
@@ -344,8 +345,8 @@ export type AddonStatus =
   | { readonly loaded: false; readonly reason: string; readonly error?: OptionError };
 
 const require = createRequire(import.meta.url);
-const candidates = ["../../../build/Release/shardloom_native.node", "../../../build/shardloom_native.node"].map(
-  (path) => fileURLToPath(new URL(path, import.meta.url)),
+const candidates = ["build/Release/shardloom_native.node", "build/shardloom_native.node"].map((path) =>
+  fileURLToPath(new URL(path, packageFolder)),
 );
 
 let status: AddonStatus | undefined;

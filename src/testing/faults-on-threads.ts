@@ -2,6 +2,7 @@
 import { type CoordinatorTimeouts, startCoordinator, type ThreadEntry } from "../coordinator/coordinator.js";
 import { groupLoadProfile, profileOrigin } from "../coordinator/group-load-profile.js";
 import { createLogger } from "../core/logger.js";
+import { threadEntry } from "../core/package-files.js";
 import { createEngine, type Engine, prepareText } from "../engine/engine.js";
 import { importPlugin, resolvePlugin } from "../loading/plugins.js";
 import { selectFamily } from "../models/registry.js";
@@ -63,7 +64,7 @@ export async function launchWithFaults(options: LaunchWithFaultsOptions): Promis
 }
 
 function faultyThread(faults: FaultSchedule): ThreadEntry {
-  const url = new URL("../../workers/faulty-rank.js", import.meta.url);
+  const url = threadEntry("faulty-rank");
   const fillsHeap = faults.some((fault) => isCollectiveFault(fault) && fault.kind === "outOfMemory");
   return { url, data: faults, ...(fillsHeap ? { resourceLimits: HEAP_TO_FILL } : {}) };
 }

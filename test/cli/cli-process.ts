@@ -2,7 +2,7 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-const main = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
+const main = fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url));
 
 /** How a run ended, once the process and everything it started are gone. */
 export interface Finished {

@@ -201,7 +201,7 @@ describe("files that misbehave", function () {
   }
 
   describe("that others may not read", () => {
-    const main = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
+    const main = fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url));
     /** As somebody who owns nothing: root may read everything. */
     const asNobody = async (args: readonly string[]): Promise<{ code: number; stderr: string }> => {
       const ids = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};

@@ -9,7 +9,7 @@ import { createLogger } from "../../src/core/logger.js";
 const logger = createLogger("silent");
 
 it("the build makes the command executable, as npx needs it in the checkout", () => {
-  accessSync(fileURLToPath(new URL("../../src/cli/main.js", import.meta.url)), constants.X_OK);
+  accessSync(fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url)), constants.X_OK);
 });
 
 describe("the plugins that come with the command line", () => {

@@ -7,7 +7,7 @@ import { fixture } from "../fixture.js";
 import { cli, startCli } from "./cli-process.js";
 import { goldenPrompts, TINY_LLAMA, testFolder } from "./models.js";
 
-const main = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
+const main = fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url));
 
 /** A format whose first weight says that it is being read, and never comes to an end. */
 const ENDLESS = `

@@ -23,8 +23,8 @@ describe("npm start", () => {
   before(() => {
     cpSync(scripts, join(folder, "scripts"), { recursive: true });
     writeFileSync(join(folder, "package.json"), '{"type":"module","scripts":{"build":"node -e 0"}}');
-    mkdirSync(join(folder, "dist", "src", "cli"), { recursive: true });
-    writeFileSync(join(folder, "dist", "src", "cli", "main.js"), CLI);
+    mkdirSync(join(folder, "bundle", "src", "lib"), { recursive: true });
+    writeFileSync(join(folder, "bundle", "src", "lib", "main.js"), CLI);
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 

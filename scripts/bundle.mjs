@@ -1,0 +1,98 @@
+// Bundles what users run into few files: a process starts in the time that its modules take to be found, read and linked, and
+// so does the thread of every rank (docs/decisions/0024-bundled-modules.md). Input is what tsc wrote to dist/.
+//
+// All entries of the package are one build that shares chunks, so that a thread has one instance of every module whichever
+// entries it imports. A plugin is a build of its own: what it has of shardloom it imports as `shardloom/plugin`.
+import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/** Packages that are part of the bundle, since every start needs them; others are found when they are used. */
+const BUNDLED = ["comlink", "commander", "@huggingface/jinja", "@huggingface/tokenizers"];
+
+/** As in dist/, two folders below the bundle's root: see src/core/package-files.ts. */
+const CHUNKS = "src/lib";
+
+const ENTRIES = {
+  [`${CHUNKS}/index`]: "dist/src/index.js",
+  [`${CHUNKS}/plugin`]: "dist/src/plugin.js",
+  [`${CHUNKS}/testing`]: "dist/src/testing/index.js",
+  [`${CHUNKS}/main`]: "dist/src/cli/main.js",
+  ...Object.fromEntries(
+    ["rank", "faulty-rank", "checkpoint-task", "shard-task"].map((name) => [
+      `workers/${name}`,
+      `dist/workers/${name}.js`,
+    ]),
+  ),
+};
+
+const common = {
+  bundle: true,
+  format: "esm",
+  platform: "node",
+  target: "node20.19",
+  // For stack traces, of who asks for them (--enable-source-maps): nothing reads them otherwise.
+  sourcemap: true,
+  logLevel: "warning",
+};
+
+async function bundleLibrary() {
+  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const outdir = join(root, "bundle");
+  rmSync(outdir, { recursive: true, force: true });
+  const { metafile } = await build({
+    ...common,
+    absWorkingDir: root,
+    entryPoints: ENTRIES,
+    outdir,
+    splitting: true,
+    chunkNames: `${CHUNKS}/[name]-[hash]`,
+    external: Object.keys(dependencies),
+    metafile: true,
+    // What is bundled of CommonJS requires modules of Node.js.
+    banner: {
+      js: 'import { createRequire as requireFrom } from "node:module";\nvar require = requireFrom(import.meta.url);',
+    },
+  });
+  chmodSync(join(outdir, CHUNKS, "main.js"), 0o755);
+  cpSync(join(root, "dist", "viewer"), join(outdir, "viewer"), {
+    recursive: true,
+    filter: (path) => !path.endsWith(".d.ts"),
+  });
+  writeFileSync(join(outdir, "LICENSES.txt"), licenses(Object.keys(metafile.inputs)));
+}
+
+/** Licences of the packages that inputs of the bundle come from. */
+function licenses(inputs) {
+  const packages = new Set(inputs.map((path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1]));
+  const names = [...packages].filter((name) => name !== undefined).sort();
+  if (names.join() !== [...BUNDLED].sort().join()) {
+    throw new Error(`expected the bundle to hold ${BUNDLED.join(", ")} but received ${names.join(", ")}`);
+  }
+  return names
+    .map((name) => {
+      const { version } = JSON.parse(readFileSync(join(root, "node_modules", name, "package.json"), "utf8"));
+      return `${name} ${version}\n\n${readFileSync(join(root, "node_modules", name, "LICENSE"), "utf8")}`;
+    })
+    .join(`\n${"-".repeat(80)}\n`);
+}
+
+async function bundlePlugin(folder) {
+  const outdir = join(folder, "bundle");
+  rmSync(outdir, { recursive: true, force: true });
+  await build({
+    ...common,
+    absWorkingDir: folder,
+    entryPoints: { index: "dist/src/index.js" },
+    outdir,
+    packages: "external",
+  });
+}
+
+const plugins = readdirSync(join(root, "plugins"))
+  .map((name) => join(root, "plugins", name))
+  .filter((folder) => existsSync(join(folder, "package.json")));
+await Promise.all([bundleLibrary(), ...plugins.map(bundlePlugin)]);
