@@ -31,11 +31,13 @@ export {
 } from "./core/errors.js";
 export { isJsonObject, type JsonObject, type JsonValue, parseJsonObject, readJsonObject } from "./core/json.js";
 export type { Operand } from "./core/operand.js";
+export { type PackedStrings, packedString, packStrings, unpackStrings } from "./core/packed-strings.js";
 export { bytesOf, elementCount, f32Of, i32Of, type Tensor } from "./core/tensor.js";
 export { dequantize, MIN_BLOCK_SIZE } from "./kernels/execution-format.js";
 export type { Code4Weight, DenseWeight, Int8Weight, Kernels, LinearWeight, PreparedWeight } from "./kernels/kernels.js";
 export type { CheckpointReader, ModelDescription, ModelLoader } from "./loading/model-loader.js";
 export { PLUGIN_API_VERSION, type Plugin, type PluginContext } from "./loading/plugins.js";
+export { type PackedVocabulary, type TokenizerFiles, tokenizerJson } from "./loading/tokenizer-files.js";
 export { type Range, rangeSize } from "./parallel/partition.js";
 export type {
   CheckpointQuantizationPlan,

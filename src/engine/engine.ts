@@ -92,7 +92,7 @@ export interface EngineText {
 export function prepareText(description: ModelDescription, config: ModelConfig): EngineText {
   const { vocabularySize, endOfSequenceIds } = config;
   const { tokenizer: files, chatTemplate, generationConfig } = description;
-  const tokenizer = files === null ? null : new Tokenizer(files.tokenizer, files.config, vocabularySize);
+  const tokenizer = files === null ? null : new Tokenizer(files, vocabularySize);
   const template = chatTemplate === null ? null : new ChatTemplate(chatTemplate, tokenizer?.specialTokens ?? new Map());
   return {
     tools: { tokenizer, chatTemplate: template, vocabularySize },

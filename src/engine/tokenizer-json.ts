@@ -1,6 +1,11 @@
 /** Checks of tokenizer.json and tokenizer_config.json, before a library that trusts them reads them. */
 import { CheckpointError, describeValue } from "../core/errors.js";
 import { isJsonObject, type JsonObject, type JsonValue } from "../core/json.js";
+import { type PackedStrings, packedString, unpackStrings } from "../core/packed-strings.js";
+import type { PackedVocabulary, TokenizerFiles } from "../loading/tokenizer-files.js";
+import type { BpeTables } from "./encoder.js";
+import type { Merge } from "./merge-ranks.js";
+import { PackedTokenIds } from "./packed-token-ids.js";
 
 /** No vocabulary has more ids. The library keeps them in an array. */
 const MAX_TOKEN_IDS = 1 << 24;
@@ -26,14 +31,16 @@ export interface CheckedTokenizer {
   /** tokenizer.json with every section that may be left out. */
   readonly tokenizer: JsonObject;
   readonly config: JsonObject;
+  /** Vocabulary and merges of a BPE tokenizer; null for others, whose are in tokenizer.json. */
+  readonly bpe: BpeTables | null;
   readonly addedTokens: readonly AddedToken[];
   /** `bos_token` -> `<s>`, and so on, for those that are set. */
   readonly specialTokens: ReadonlyMap<string, string>;
 }
 
 /** Throws CheckpointError `INVALID_TOKENIZER` naming the field. */
-export function checkTokenizerJson(json: JsonObject, config: JsonObject): CheckedTokenizer {
-  checkModel(json["model"]);
+export function checkTokenizerFiles({ tokenizer: json, config, vocabulary }: TokenizerFiles): CheckedTokenizer {
+  const bpe = checkModel(json["model"], vocabulary);
   for (const section of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) {
     const value = json[section] ?? null;
     if (value !== null && !isJsonObject(value)) throw invalid(section, "an object or null", value);
@@ -44,14 +51,39 @@ export function checkTokenizerJson(json: JsonObject, config: JsonObject): Checke
   return {
     tokenizer: { ...optional, ...json },
     config,
+    bpe,
     addedTokens: addedTokensOf(json["added_tokens"] ?? []),
     specialTokens: specialTokensOf(config),
   };
 }
 
-function checkModel(model: JsonValue | undefined): void {
+function checkModel(model: JsonValue | undefined, packed: PackedVocabulary | undefined): BpeTables | null {
   if (!isJsonObject(model)) throw invalid("model", "an object", model);
-  const { vocab, merges } = model;
+  if (model["type"] !== "BPE") {
+    checkVocab(model["vocab"]);
+    return null;
+  }
+  const vocabulary = packed === undefined ? checkVocab(model["vocab"]) : checkPacked(packed.tokens);
+  const merges = packed?.merges ?? checkMerges(model["merges"]);
+  return vocabulary === null ? null : { ...vocabulary, merges };
+}
+
+type Vocabulary = Omit<BpeTables, "merges">;
+
+function checkPacked(tokens: PackedStrings): Vocabulary {
+  const { length } = tokens.ends;
+  if (length > MAX_TOKEN_IDS) throw invalid("model.vocab", `at most ${MAX_TOKEN_IDS} tokens`, length);
+  const ids = new PackedTokenIds(tokens);
+  const tokenOf = (id: number): string | undefined => packedString(tokens, id);
+  if (ids.twice !== null) {
+    const [first, second] = ids.twice;
+    throw invalid("model.vocab", `different tokens, and not ${first} again`, `${tokenOf(second)} as ${second}`);
+  }
+  return { ids, tokenOf, allTokens: () => unpackStrings(tokens) };
+}
+
+/** Null for an array of tokens and scores. */
+function checkVocab(vocab: JsonValue | undefined): Vocabulary | null {
   if (Array.isArray(vocab)) {
     if (vocab.length > MAX_TOKEN_IDS) throw invalid("model.vocab", `at most ${MAX_TOKEN_IDS} tokens`, vocab);
     for (const entry of vocab) {
@@ -59,13 +91,32 @@ function checkModel(model: JsonValue | undefined): void {
         throw invalid("model.vocab", "pairs of a token and its score", entry);
       }
     }
-  } else if (isJsonObject(vocab)) {
-    for (const token of Object.keys(vocab)) {
-      const id = vocab[token];
-      if (!isTokenId(id)) throw invalidId(`model.vocab[${JSON.stringify(token)}]`, id);
-    }
-  } else throw invalid("model.vocab", "an object or an array", vocab);
-  if (model["type"] === "BPE" && !Array.isArray(merges)) throw invalid("model.merges", "an array", merges);
+    return null;
+  }
+  if (!isJsonObject(vocab)) throw invalid("model.vocab", "an object or an array", vocab);
+  const ids = new Map<string, number>();
+  const tokens: string[] = [];
+  for (const token of Object.keys(vocab)) {
+    const id = vocab[token];
+    if (!isTokenId(id)) throw invalidId(`model.vocab[${JSON.stringify(token)}]`, id);
+    ids.set(token, id);
+    tokens[id] = token;
+  }
+  return { ids, tokenOf: (id) => tokens[id], allTokens: () => tokens };
+}
+
+function checkMerges(merges: JsonValue | undefined): readonly Merge[] {
+  if (!Array.isArray(merges)) throw invalid("model.merges", "an array", merges);
+  if (merges.every(isMerge)) return merges;
+  throw invalid(
+    "model.merges",
+    "pairs of tokens",
+    merges.find((merge) => !isMerge(merge)),
+  );
+}
+
+function isMerge(merge: JsonValue): merge is string | string[] {
+  return typeof merge === "string" || (Array.isArray(merge) && merge.every((part) => typeof part === "string"));
 }
 
 function addedTokensOf(value: JsonValue): AddedToken[] {

@@ -1,7 +1,7 @@
 /** Text to token ids and back, by the model's tokenizer.json (Hugging Face's format). */
-import { Tokenizer as Encoder } from "@huggingface/tokenizers";
 import { CheckpointError, RequestError, reasonOf } from "../core/errors.js";
-import { isJsonObject, type JsonObject } from "../core/json.js";
+import { isJsonObject } from "../core/json.js";
+import type { TokenizerFiles } from "../loading/tokenizer-files.js";
 import {
   ByteLevelDetokenizer,
   type Detokenizer,
@@ -9,7 +9,8 @@ import {
   type TokenPiece,
   WindowDetokenizer,
 } from "./detokenizer.js";
-import { checkTokenizerJson } from "./tokenizer-json.js";
+import { createEncoder, type Encoder } from "./encoder.js";
+import { type CheckedTokenizer, checkTokenizerFiles } from "./tokenizer-json.js";
 
 /** The longest text that is tokenized, in UTF-16 units. */
 export const MAX_TEXT_LENGTH = 16 * 1024 * 1024;
@@ -35,7 +36,9 @@ export class Tokenizer {
   readonly #encoder: Encoder;
   readonly #vocabularySize: number;
   readonly #byteLevel: boolean;
-  readonly #verbatimIds: ReadonlySet<number>;
+  /** Tokens that are found in a text before it is cut into words. */
+  readonly #added: ReadonlyMap<number, string>;
+  readonly #tokenOf: (id: number) => string | undefined;
   readonly #pieces: PieceLookup;
   readonly #visiblePieces: PieceLookup;
 
@@ -43,14 +46,16 @@ export class Tokenizer {
    * `vocabularySize` is the model's: ids beyond it are never returned. Throws CheckpointError `INVALID_TOKENIZER` when
    * tokenizer.json or tokenizer_config.json is damaged.
    */
-  constructor(json: JsonObject, config: JsonObject, vocabularySize: number) {
-    const checked = checkTokenizerJson(json, config);
-    this.#encoder = createEncoder(checked.tokenizer, checked.config);
+  constructor(files: TokenizerFiles, vocabularySize: number) {
+    const checked = checkTokenizerFiles(files);
+    const { decoder } = checked.tokenizer;
+    this.#encoder = encoderOf(checked);
     this.#vocabularySize = vocabularySize;
-    this.#byteLevel = isJsonObject(json["decoder"]) && json["decoder"]["type"] === "ByteLevel";
+    this.#byteLevel = isJsonObject(decoder) && decoder["type"] === "ByteLevel";
     this.specialTokens = checked.specialTokens;
     this.specialIds = new Set(checked.addedTokens.filter(({ special }) => special).map(({ id }) => id));
-    this.#verbatimIds = new Set(checked.addedTokens.map(({ id }) => id));
+    this.#added = new Map(checked.addedTokens.map(({ id, content }) => [id, content]));
+    this.#tokenOf = checked.bpe?.tokenOf ?? ((id) => this.#encoder.id_to_token(id));
     this.#pieces = (id) => this.#pieceOf(id);
     this.#visiblePieces = (id) => (this.specialIds.has(id) ? undefined : this.#pieceOf(id));
   }
@@ -122,14 +127,15 @@ export class Tokenizer {
   }
 
   #pieceOf(id: number): TokenPiece | undefined {
-    const text = this.#encoder.id_to_token(id);
-    return text === undefined ? undefined : { text, verbatim: this.#verbatimIds.has(id) };
+    const added = this.#added.get(id);
+    const text = added ?? this.#tokenOf(id);
+    return text === undefined ? undefined : { text, verbatim: added !== undefined };
   }
 }
 
-function createEncoder(tokenizer: JsonObject, config: JsonObject): Encoder {
+function encoderOf({ tokenizer, config, bpe }: CheckedTokenizer): Encoder {
   try {
-    return new Encoder(tokenizer, config);
+    return createEncoder(tokenizer, config, bpe);
   } catch (error) {
     throw damaged("a tokenizer.json that describes a tokenizer", error);
   }

@@ -7,6 +7,7 @@ import { OutputFile, writeFailed } from "../checkpoint/output-file.js";
 import type { FloatDType } from "../core/dtype.js";
 import { type JsonObject, readTextFile } from "../core/json.js";
 import type { ModelDescription } from "./model-loader.js";
+import { tokenizerJson } from "./tokenizer-files.js";
 
 /** Where a converted model comes from. */
 export interface ModelSource {
@@ -70,7 +71,7 @@ function writeDescription(directory: string, description: ModelDescription): voi
   const { generationConfig, tokenizer, chatTemplate } = description;
   const files: readonly (readonly [string, string | null])[] = [
     ["generation_config.json", generationConfig === null ? null : formatJson(generationConfig)],
-    ["tokenizer.json", tokenizer === null ? null : formatJson(tokenizer.tokenizer)],
+    ["tokenizer.json", tokenizer === null ? null : formatJson(tokenizerJson(tokenizer))],
     ["tokenizer_config.json", tokenizer === null ? null : formatJson(tokenizer.config)],
     ["chat_template.jinja", chatTemplate],
   ];

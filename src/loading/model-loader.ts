@@ -7,6 +7,7 @@ import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import type { ReadObserver } from "../checkpoint/random-access-file.js";
 import type { FloatDType } from "../core/dtype.js";
 import type { JsonObject } from "../core/json.js";
+import type { TokenizerFiles } from "./tokenizer-files.js";
 
 /** Everything about a model but its weights. Plain data: it crosses threads. */
 export interface ModelDescription {
@@ -14,8 +15,8 @@ export interface ModelDescription {
   readonly config: JsonObject;
   /** generation_config.json; null where there is none. */
   readonly generationConfig: JsonObject | null;
-  /** tokenizer.json and tokenizer_config.json; null where the model has none (token ids only). */
-  readonly tokenizer: { readonly tokenizer: JsonObject; readonly config: JsonObject } | null;
+  /** Null where the model has none (token ids only). */
+  readonly tokenizer: TokenizerFiles | null;
   /** Jinja source; null where there is none. */
   readonly chatTemplate: string | null;
 }

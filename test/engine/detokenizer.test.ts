@@ -20,7 +20,7 @@ const fixtures: Readonly<Record<string, TokenizerFixture>> = {
 };
 
 const tokenizerOf = ({ tokenizer, config, size }: TokenizerFixture): Tokenizer =>
-  new Tokenizer(tokenizer, config, size);
+  new Tokenizer({ tokenizer, config }, size);
 
 /** The text of each token as it streams, and of the end. */
 function stream(tokenizer: Tokenizer, ids: readonly number[], prompt: readonly number[] = []): string[] {

@@ -1,18 +1,20 @@
 import assert from "node:assert/strict";
 import { CheckpointError, RequestError } from "../../src/core/errors.js";
 import type { JsonObject } from "../../src/core/json.js";
+import { packStrings } from "../../src/core/packed-strings.js";
 import { endOfSequenceIdsOf } from "../../src/engine/end-of-sequence.js";
 import { MAX_TEXT_LENGTH, Tokenizer } from "../../src/engine/tokenizer.js";
 import { typedError } from "./errors.js";
 import { byteFallbackTokenizer, byteLevelTokenizer, spell, type TokenizerFixture } from "./tokenizer-fixtures.js";
 
 const tokenizerOf = ({ tokenizer, config, size }: TokenizerFixture): Tokenizer =>
-  new Tokenizer(tokenizer, config, size);
+  new Tokenizer({ tokenizer, config }, size);
 
 /** The byte-level fixture with some sections replaced. */
 const damaged = (sections: JsonObject, config: JsonObject = {}): (() => Tokenizer) => {
   const fixture = byteLevelTokenizer();
-  return () => new Tokenizer({ ...fixture.tokenizer, ...sections }, { ...fixture.config, ...config }, fixture.size);
+  const files = { tokenizer: { ...fixture.tokenizer, ...sections }, config: { ...fixture.config, ...config } };
+  return () => new Tokenizer(files, fixture.size);
 };
 
 describe("the tokenizer", () => {
@@ -65,7 +67,7 @@ describe("the tokenizer", () => {
 
   it("gives no id that the model's vocabulary does not have", () => {
     const { tokenizer, config, size } = byteLevelTokenizer();
-    const small = new Tokenizer(tokenizer, config, size - 1);
+    const small = new Tokenizer({ tokenizer, config }, size - 1);
     assert.throws(
       () => small.encode("<tool>", { addSpecialTokens: false }),
       typedError(CheckpointError, "INVALID_TOKENIZER", /ids below \d+, .* but received \d+ for "<tool>"/),
@@ -84,7 +86,11 @@ describe("the tokenizer", () => {
       { model: { type: "BPE", vocab: { a: 0 } } },
       /model.merges: expected an array but received undef/,
     ],
-    ["with merges that are numbers", { model: { type: "BPE", vocab: { a: 0 }, merges: [1] } }, /describes a tokenizer/],
+    [
+      "with merges that are numbers",
+      { model: { type: "BPE", vocab: { a: 0 }, merges: [1] } },
+      /merges: expected pairs/,
+    ],
     ["with a score missing", { model: { type: "Unigram", vocab: [["a"]] } }, /pairs of a token and its score/],
     ["with an unknown decoder", { decoder: { type: "Magic" } }, /Unknown Decoder type: Magic/],
     ["with a decoder that is a text", { decoder: "ByteLevel" }, /decoder: expected an object or null/],
@@ -97,11 +103,23 @@ describe("the tokenizer", () => {
       /added_tokens\[0\].id: expected a token id/,
     ],
   ];
-  for (const [name, sections, message] of cases) {
+  for (const [name, sections, message] of cases)
     it(`refuses a tokenizer.json ${name}`, () => {
       assert.throws(damaged(sections), typedError(CheckpointError, "INVALID_TOKENIZER", message));
     });
-  }
+
+  it("refuses a packed vocabulary that has a token twice", () => {
+    const { tokenizer, config } = byteLevelTokenizer();
+    const vocabulary = { tokens: packStrings(["a", "bc", "", "bc"]), merges: packStrings([]) };
+    assert.throws(
+      () => new Tokenizer({ tokenizer, config, vocabulary }, 4),
+      typedError(
+        CheckpointError,
+        "INVALID_TOKENIZER",
+        /model.vocab: expected different tokens, .* 1 again .* "bc as 3"/,
+      ),
+    );
+  });
 
   it("refuses a tokenizer_config.json whose special tokens are no texts", () => {
     const error = (message: RegExp) => typedError(CheckpointError, "INVALID_TOKENIZER", message);
@@ -115,7 +133,7 @@ describe("the tokenizer", () => {
   it("takes sections that are left out as absent", () => {
     const { model, decoder, pre_tokenizer } = byteLevelTokenizer().tokenizer;
     assert.ok(model !== undefined && decoder !== undefined && pre_tokenizer !== undefined);
-    const tokenizer = new Tokenizer({ model, decoder, pre_tokenizer }, {}, 1000);
+    const tokenizer = new Tokenizer({ tokenizer: { model, decoder, pre_tokenizer }, config: {} }, 1000);
     assert.equal(tokenizer.decode(tokenizer.encode("hello", { addSpecialTokens: true })), "hello");
   });
 });

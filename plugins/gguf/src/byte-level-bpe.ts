@@ -1,17 +1,19 @@
 /** Byte-level BPE (`tokenizer.ggml.model` "gpt2") as a tokenizer.json. */
-import type { JsonObject } from "shardloom/plugin";
+import { type PackedStrings, unpackStrings } from "shardloom/plugin";
 import type { Metadata } from "./metadata.js";
 import type { PreTokenizer } from "./pre-tokenizers.js";
 import type { SpecialTokens } from "./special-tokens.js";
-import { addedTokens, templateProcessor, type Vocabulary, vocabularyObject } from "./vocabulary.js";
+import { addedTokens, type StatedTokenizer, templateProcessor, type Vocabulary } from "./vocabulary.js";
 
 export function byteLevelBpe(
   metadata: Metadata,
   vocabulary: Vocabulary,
   special: SpecialTokens,
   pre: PreTokenizer,
-): JsonObject {
-  return {
+): StatedTokenizer {
+  const merges = readMerges(metadata);
+  const packed = "ends" in merges ? { merges } : {};
+  const tokenizer = {
     version: "1.0",
     truncation: null,
     padding: null,
@@ -40,24 +42,35 @@ export function byteLevelBpe(
       fuse_unk: false,
       byte_fallback: false,
       ignore_merges: pre.ignoreMerges,
-      vocab: vocabularyObject(vocabulary),
-      merges: readMerges(metadata),
+      merges: "ends" in merges ? [] : merges,
     },
   };
+  return { tokenizer, vocabulary: { tokens: vocabulary.tokens, ...packed } };
 }
 
-/** "left right" pairs, best first. The left part has at least one character, which may be a space in odd vocabularies. */
-function readMerges(metadata: Metadata): [string, string][] {
+/**
+ * "left right" pairs, best first: packed where no part contains a space, as of all but odd vocabularies. The left part has at
+ * least one character.
+ */
+function readMerges(metadata: Metadata): PackedStrings | [string, string][] {
   const key = "tokenizer.ggml.merges";
-  return metadata.strings(key).map((merge, rank) => {
-    const space = merge.indexOf(" ", 1);
-    if (space < 0 || space === merge.length - 1) {
-      throw metadata.invalid(
-        key,
-        "pairs with a space between",
-        `${JSON.stringify(merge.slice(0, 80))} as merge ${rank}`,
-      );
+  const merges = metadata.strings(key);
+  const { text, ends } = merges;
+  let odd = false;
+  for (let rank = 0, start = 0; rank < ends.length; rank++) {
+    const end = ends[rank] ?? start;
+    const space = text.indexOf(" ", start + 1);
+    if (space < 0 || space >= end - 1) {
+      const received = `${JSON.stringify(text.slice(start, Math.min(end, start + 80)))} as merge ${rank}`;
+      throw metadata.invalid(key, "pairs with a space between", received);
     }
-    return [merge.slice(0, space), merge.slice(space + 1)];
-  });
+    odd ||= text[start] === " " || text.slice(space + 1, end).includes(" ");
+    start = end;
+  }
+  return odd ? unpackStrings(merges).map(apart) : merges;
+}
+
+function apart(merge: string): [string, string] {
+  const space = merge.indexOf(" ", 1);
+  return [merge.slice(0, space), merge.slice(space + 1)];
 }

@@ -5,10 +5,11 @@
  * Nothing here knows what a key or a tensor means. The file is hostile: counts are compared with the bytes that are
  * left, so neither time nor memory exceeds a small multiple of the header's size.
  */
-import { CheckpointError, type RandomAccessFile, UnsupportedError } from "shardloom/plugin";
+import { CheckpointError, type PackedStrings, type RandomAccessFile, UnsupportedError } from "shardloom/plugin";
 import { HeaderCursor, MAX_HEADER_BYTES } from "./header-cursor.js";
 
-export type MetadataValue = string | number | bigint | boolean | readonly MetadataValue[];
+/** Arrays of strings are packed, whatever their length. */
+export type MetadataValue = string | number | bigint | boolean | readonly MetadataValue[] | PackedStrings;
 
 /** A tensor as the file describes it; nothing but its size in the header has been checked. */
 export interface TensorDescription {
@@ -173,9 +174,9 @@ function readValue(
   if (budget.values < 0) {
     throw cursor.invalid(`metadata of at most ${MAX_KEPT_VALUES} values`, `more, in ${key}`, { field: key });
   }
+  if (elementType === STRING) return cursor.strings(count, key);
   const values: MetadataValue[] = [];
-  if (elementType === STRING) for (let i = 0; i < count; i++) values.push(cursor.string(key));
-  else if (elementType === ARRAY) {
+  if (elementType === ARRAY) {
     for (let i = 0; i < count; i++) values.push(readValue(cursor, ARRAY, key, depth + 1, budget));
   } else {
     const scalar = scalarType(cursor, elementType, key);
@@ -191,7 +192,7 @@ function skipValue(cursor: HeaderCursor, type: number, key: string, depth: numbe
     cursor.skip(scalarType(cursor, type, key).sizeBytes, key);
   } else {
     const { elementType, count } = readArrayHead(cursor, key, depth);
-    if (elementType === STRING) for (let i = 0; i < count; i++) cursor.skipString(key);
+    if (elementType === STRING) cursor.skipStrings(count, key);
     else if (elementType === ARRAY) for (let i = 0; i < count; i++) skipValue(cursor, ARRAY, key, depth + 1);
     else cursor.skip(count * scalarType(cursor, elementType, key).sizeBytes, key);
   }

@@ -90,7 +90,7 @@ export function statesVocabularySize(header: {
 
 function vocabularySize(metadata: Metadata, tensors: ReadonlyMap<string, StoredTensor>): number {
   const stated = metadata.optionalCount("llama.vocab_size") ?? tensors.get("token_embd.weight")?.shape[0];
-  return stated ?? metadata.strings("tokenizer.ggml.tokens").length;
+  return stated ?? metadata.strings("tokenizer.ggml.tokens").ends.length;
 }
 
 /**

@@ -1,5 +1,5 @@
 /** Typed access to the metadata of one file, with errors that name the key. */
-import { CheckpointError } from "shardloom/plugin";
+import { CheckpointError, type PackedStrings } from "shardloom/plugin";
 import type { MetadataValue } from "./container.js";
 
 const MAX_COUNT = 2 ** 31 - 1;
@@ -69,12 +69,18 @@ export class Metadata {
     throw this.invalid(key, "the same positive number for every layer", describe(value));
   }
 
-  strings(key: string): readonly string[] {
-    return this.#array(key, "strings", isString) ?? this.#missing(key);
+  strings(key: string): PackedStrings {
+    const value = this.#values.get(key);
+    if (value === undefined) return this.#missing(key);
+    if (isPacked(value)) return value;
+    throw this.invalid(key, "an array of strings", describe(value));
   }
 
   optionalNumbers(key: string): readonly number[] | null {
-    return this.#array(key, "finite numbers", isFiniteNumber);
+    const value = this.#values.get(key);
+    if (value === undefined) return null;
+    if (isArray(value) && value.every(isFiniteNumber)) return value;
+    throw this.invalid(key, "an array of finite numbers", describe(value));
   }
 
   invalid(key: string, expected: string, received: string): CheckpointError {
@@ -85,24 +91,9 @@ export class Metadata {
     );
   }
 
-  #array<T extends MetadataValue>(
-    key: string,
-    what: string,
-    accepts: (item: MetadataValue) => item is T,
-  ): readonly T[] | null {
-    const value = this.#values.get(key);
-    if (value === undefined) return null;
-    if (isArray(value) && value.every(accepts)) return value;
-    throw this.invalid(key, `an array of ${what}`, describe(value));
-  }
-
   #missing(key: string): never {
     throw this.invalid(key, "there", "nothing");
   }
-}
-
-function isString(value: MetadataValue): value is string {
-  return typeof value === "string";
 }
 
 function isFiniteNumber(value: MetadataValue): value is number {
@@ -117,7 +108,12 @@ function isArray(value: MetadataValue): value is readonly MetadataValue[] {
   return Array.isArray(value);
 }
 
+function isPacked(value: MetadataValue): value is PackedStrings {
+  return typeof value === "object" && "ends" in value;
+}
+
 function describe(value: MetadataValue): string {
   if (isArray(value)) return `an array of ${value.length}`;
+  if (isPacked(value)) return `an array of ${value.ends.length}`;
   return typeof value === "string" ? `the string ${JSON.stringify(value.slice(0, 80))}` : String(value);
 }

@@ -2,20 +2,20 @@
  * SentencePiece BPE (`tokenizer.ggml.model` "llama") as a tokenizer.json, the way transformers converts it
  * (`LlamaConverter` and `generate_merges` in convert_slow_tokenizer.py): a piece with a higher score is merged earlier.
  */
-import type { JsonObject } from "shardloom/plugin";
+import { unpackStrings } from "shardloom/plugin";
 import type { Metadata } from "./metadata.js";
 import type { SpecialTokens } from "./special-tokens.js";
-import { addedTokens, TOKEN_NORMAL, templateProcessor, type Vocabulary, vocabularyObject } from "./vocabulary.js";
+import { addedTokens, type StatedTokenizer, TOKEN_NORMAL, templateProcessor, type Vocabulary } from "./vocabulary.js";
 
 /** SentencePiece itself trains pieces of at most 16 characters unless told otherwise. */
 const MAX_PIECE_CHARACTERS = 256;
 
 const SPACE = "\u2581";
 
-export function sentencePieceBpe(metadata: Metadata, vocabulary: Vocabulary, special: SpecialTokens): JsonObject {
+export function sentencePieceBpe(metadata: Metadata, vocabulary: Vocabulary, special: SpecialTokens): StatedTokenizer {
   const addPrefix = metadata.optionalBoolean("tokenizer.ggml.add_space_prefix") ?? true;
-  const unknown = vocabulary.tokens[special.unknown ?? -1] ?? null;
-  return {
+  const tokens = unpackStrings(vocabulary.tokens);
+  const tokenizer = {
     version: "1.0",
     truncation: null,
     padding: null,
@@ -41,16 +41,16 @@ export function sentencePieceBpe(metadata: Metadata, vocabulary: Vocabulary, spe
     model: {
       type: "BPE",
       dropout: null,
-      unk_token: unknown,
+      unk_token: tokens[special.unknown ?? -1] ?? null,
       continuing_subword_prefix: null,
       end_of_word_suffix: null,
       fuse_unk: true,
       byte_fallback: true,
       ignore_merges: false,
-      vocab: vocabularyObject(vocabulary),
-      merges: mergesFromScores(metadata, vocabulary),
+      merges: mergesFromScores(metadata, tokens, vocabulary.kinds),
     },
   };
+  return { tokenizer, vocabulary: { tokens: vocabulary.tokens } };
 }
 
 interface Merge {
@@ -64,21 +64,22 @@ interface Merge {
 }
 
 /** Every way to put a piece together from two others, by the score of the piece, best first. */
-function mergesFromScores(metadata: Metadata, vocabulary: Vocabulary): [string, string][] {
+function mergesFromScores(metadata: Metadata, tokens: readonly string[], kinds: readonly number[]): [string, string][] {
   const key = "tokenizer.ggml.scores";
   const scores = metadata.optionalNumbers(key) ?? [];
-  if (scores.length !== vocabulary.tokens.length) {
-    throw metadata.invalid(key, `${vocabulary.tokens.length} numbers, one for each token`, String(scores.length));
+  if (scores.length !== tokens.length) {
+    throw metadata.invalid(key, `${tokens.length} numbers, one for each token`, String(scores.length));
   }
-  const merges = vocabulary.tokens.flatMap((token, id) =>
+  const ids = new Map(tokens.map((token, id) => [token, id]));
+  const merges = tokens.flatMap((token, id) =>
     // Control, unknown and byte tokens never come from merging text.
-    vocabulary.kinds[id] === TOKEN_NORMAL ? splits(metadata, vocabulary, token, scores[id] ?? 0) : [],
+    kinds[id] === TOKEN_NORMAL ? splits(metadata, ids, token, scores[id] ?? 0) : [],
   );
   merges.sort((a, b) => b.score - a.score || b.leftLength - a.leftLength || b.rightLength - a.rightLength);
   return merges.map(({ left, right }) => [left, right]);
 }
 
-function splits(metadata: Metadata, { ids }: Vocabulary, token: string, score: number): Merge[] {
+function splits(metadata: Metadata, ids: ReadonlyMap<string, number>, token: string, score: number): Merge[] {
   const characters = [...token];
   if (characters.length > MAX_PIECE_CHARACTERS) {
     const received = `one of ${characters.length}`;

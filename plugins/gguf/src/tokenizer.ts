@@ -1,16 +1,11 @@
 /** From the metadata to what tokenizer.json and tokenizer_config.json would say. */
-import type { JsonObject } from "shardloom/plugin";
+import type { TokenizerFiles } from "shardloom/plugin";
 import { byteLevelBpe } from "./byte-level-bpe.js";
 import type { Metadata } from "./metadata.js";
 import { PRE_TOKENIZERS } from "./pre-tokenizers.js";
 import { sentencePieceBpe } from "./sentencepiece-bpe.js";
 import type { SpecialTokens } from "./special-tokens.js";
-import { readVocabulary, tokenOf, type Vocabulary } from "./vocabulary.js";
-
-export interface TokenizerFiles {
-  readonly tokenizer: JsonObject;
-  readonly config: JsonObject;
-}
+import { readVocabulary, type StatedTokenizer, tokenOf, type Vocabulary } from "./vocabulary.js";
 
 /**
  * Null where the file has no tokenizer, and where it has one of a kind that cannot be stated exactly: then a process
@@ -29,7 +24,7 @@ export function describeTokenizer(
   if (build === null) return null;
   const vocabulary = readVocabulary(metadata);
   return {
-    tokenizer: build(vocabulary, special),
+    ...build(vocabulary, special),
     config: {
       tokenizer_class: "PreTrainedTokenizerFast",
       clean_up_tokenization_spaces: false,
@@ -46,7 +41,7 @@ export function describeTokenizer(
 function builder(
   metadata: Metadata,
   model: string,
-): ((vocabulary: Vocabulary, special: SpecialTokens) => JsonObject) | null {
+): ((vocabulary: Vocabulary, special: SpecialTokens) => StatedTokenizer) | null {
   if (model === "llama") return (vocabulary, special) => sentencePieceBpe(metadata, vocabulary, special);
   const supported = `llama, or gpt2 with the pre-tokenizer ${[...PRE_TOKENIZERS.keys()].join(", ")}`;
   if (model !== "gpt2") return warn(metadata, supported, model);

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { gguf as parseWithHub } from "@huggingface/gguf";
-import { RandomAccessFile } from "shardloom/plugin";
+import fc from "fast-check";
+import { RandomAccessFile, unpackStrings } from "shardloom/plugin";
 import { type Container, type MetadataValue, readContainer } from "../src/container.js";
 import { fixturePath } from "./fixture.js";
-import { ARRAY, Bytes, gguf, string, strings, TestFolder, u32 } from "./gguf-builder.js";
+import { ARRAY, Bytes, gguf, STRING, string, strings, TestFolder, u32 } from "./gguf-builder.js";
 
 const folder = new TestFolder();
 after(() => folder.remove());
@@ -21,6 +22,11 @@ function parseBytes(bytes: Uint8Array, keep?: (key: string) => boolean): Contain
   return parse(folder.write("case.gguf", bytes), keep);
 }
 
+function unpacked(value: MetadataValue | undefined): MetadataValue | undefined {
+  if (typeof value !== "object") return value;
+  return "ends" in value ? unpackStrings(value) : value.map((item) => unpacked(item) ?? "");
+}
+
 describe("a GGUF header", () => {
   it("is read as @huggingface/gguf reads it", async () => {
     const path = fixturePath("formats.gguf");
@@ -30,7 +36,7 @@ describe("a GGUF header", () => {
     assert.equal(ours.version, version);
     assert.equal(BigInt(ours.tensors.length), tensor_count);
     assert.equal(BigInt(ours.metadata.size), kv_count);
-    assert.deepEqual(Object.fromEntries(ours.metadata), metadata);
+    assert.deepEqual(Object.fromEntries([...ours.metadata].map(([key, value]) => [key, unpacked(value)])), metadata);
     assert.equal(BigInt(ours.dataOffset), theirs.tensorDataOffset);
     assert.deepEqual(
       ours.tensors.map(({ name, dimensions, type, offset }) => ({ name, dimensions, type, offset })),
@@ -55,7 +61,60 @@ describe("a GGUF header", () => {
 
   it("keeps arrays whose strings cross its window", () => {
     const values = Array.from({ length: 60_000 }, (_, i) => `token-${i}-${"▁".repeat(i % 7)}`);
-    assert.deepEqual(parseBytes(gguf({ pairs: [["tokens", strings(values)]] })).metadata.get("tokens"), values);
+    const { metadata } = parseBytes(
+      gguf({
+        pairs: [
+          ["tokens", strings(values)],
+          ["after", u32(7)],
+        ],
+      }),
+    );
+    assert.deepEqual(unpacked(metadata.get("tokens")), values);
+    assert.equal(metadata.get("after"), 7);
+  });
+
+  it("passes over arrays whose strings cross its window, or are longer than it", () => {
+    const values = Array.from({ length: 60_000 }, (_, i) => (i === 30_000 ? "x".repeat(600_000) : `token-${i}`));
+    const file = gguf({
+      pairs: [
+        ["tokens", strings(values)],
+        ["after", u32(7)],
+      ],
+    });
+    assert.deepEqual([...parseBytes(file, (key) => key === "after").metadata], [["after", 7]]);
+    assert.deepEqual(unpacked(parseBytes(file).metadata.get("tokens")), values);
+  });
+
+  it("cuts the strings of an array where they end, whatever characters they are made of", () => {
+    const character = fc.constantFrom("", "a", "\u00e9", "\u2581", "\ufeff", "\u{1f600}", "\u{10ffff}", "\0");
+    fc.assert(
+      fc.property(fc.array(fc.array(character).map((parts) => parts.join(""))), (values) => {
+        const { metadata } = parseBytes(gguf({ pairs: [["tokens", strings(values)]] }));
+        assert.deepEqual(unpacked(metadata.get("tokens")), values);
+      }),
+    );
+  });
+
+  it("takes the strings of an array for UTF-8 exactly where each of them is", () => {
+    const decoder = new TextDecoder("utf-8", { fatal: true });
+    const byte = fc.constantFrom(0x41, 0x80, 0xbf, 0xc3, 0xe2, 0x96, 0xf0, 0x9f, 0x98, 0xff);
+    fc.assert(
+      fc.property(fc.array(fc.array(byte, { maxLength: 4 }), { maxLength: 4 }), (values) => {
+        const raw = values.map((value) => Uint8Array.from(value));
+        const array = new Bytes().u32(ARRAY).u32(STRING).u64(raw.length);
+        for (const bytes of raw) array.u64(bytes.length).raw(bytes);
+        const read = (): unknown => unpacked(parseBytes(gguf({ pairs: [["tokens", array]] })).metadata.get("tokens"));
+        let expected: string[] | undefined;
+        try {
+          expected = raw.map((bytes) => decoder.decode(bytes));
+        } catch {
+          assert.throws(read, /tokens to be UTF-8/);
+          return;
+        }
+        assert.deepEqual(read(), expected);
+      }),
+      { numRuns: 500 },
+    );
   });
 
   it("keeps a byte order mark that is part of a string", () => {
@@ -107,7 +166,8 @@ describe("a GGUF header", () => {
         ["end", u32(1)],
       ] as const;
       const file = gguf({ pairs });
-      assert.deepEqual([...parseBytes(file).metadata.values()], [value, [value, value], [[value]], 1], `type ${type}`);
+      const values = [...parseBytes(file).metadata.values()].map(unpacked);
+      assert.deepEqual(values, [value, [value, value], [[value]], 1], `type ${type}`);
       assert.deepEqual([...parseBytes(file, (key) => key === "end").metadata], [["end", 1]], `type ${type}, skipped`);
     }
   });

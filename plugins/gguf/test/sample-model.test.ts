@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
-import { dtypeBytes } from "shardloom/plugin";
+import { dtypeBytes, tokenizerJson } from "shardloom/plugin";
 import {
   type LayerContext,
   MergedColumnParallelLinear,
@@ -137,7 +137,7 @@ describe("SmolLM2-135M-Instruct as a GGUF file", () => {
   it("has a tokenizer that cuts a chat as the published one does", async () => {
     const { tokenizer, chatTemplate } = await createGgufLoader().describe(path);
     assert.ok(tokenizer !== null && chatTemplate !== null);
-    const { ids } = new Tokenizer(tokenizer.tokenizer, tokenizer.config).encode(
+    const { ids } = new Tokenizer(tokenizerJson(tokenizer), tokenizer.config).encode(
       "<|im_start|>user\nHello 123<|im_end|>\n",
     );
     assert.deepEqual(ids, [1, 4093, 198, 19556, 216, 33, 34, 35, 2, 198]);
