@@ -9,14 +9,15 @@ import { fixture } from "./fixture.js";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 
 const SCRIPT = `
-import { launch } from "shardloom";
-import { PLUGIN_API_VERSION } from "shardloom/plugin";
+import { launch, ShardloomError } from "shardloom";
+import { CheckpointError, PLUGIN_API_VERSION } from "shardloom/plugin";
 import { TurnsExecutor } from "shardloom/testing";
 const engine = await launch({ model: process.argv[2], tensorParallelSize: 2 });
 const tokenIds = [];
 for await (const delta of engine.generate({ promptTokenIds: [433], sampling: { maxTokens: 4 } })) tokenIds.push(...delta.tokenIds);
 await engine.close();
-console.log(JSON.stringify({ tokenIds, api: PLUGIN_API_VERSION, testing: typeof TurnsExecutor }));
+const alike = new CheckpointError("ANY", "", {}) instanceof ShardloomError;
+console.log(JSON.stringify({ tokenIds, api: PLUGIN_API_VERSION, alike, testing: typeof TurnsExecutor }));
 `;
 
 describe("the npm package", () => {
@@ -33,14 +34,18 @@ describe("the npm package", () => {
     this.timeout(600_000);
     const npm = (args: string[], cwd: string): string =>
       execFileSync("npm", args, { cwd, encoding: "utf8", stdio: "pipe" });
-    const [packed] = JSON.parse(npm(["pack", "--json", "--ignore-scripts", "--pack-destination", folder], root));
+    const pack = (of: string): string => {
+      const [packed] = JSON.parse(npm(["pack", "--json", "--ignore-scripts", "--pack-destination", folder], of));
+      return join(folder, packed.filename);
+    };
+    const packages = [pack(root), pack(join(root, "plugins", "gguf"))];
     const project = join(folder, "project");
     mkdirSync(project);
     writeFileSync(join(project, "package.json"), JSON.stringify({ name: "empty", version: "1.0.0", type: "module" }));
-    npm(["install", "--prefer-offline", "--no-audit", "--no-fund", join(folder, packed.filename)], project);
+    npm(["install", "--prefer-offline", "--no-audit", "--no-fund", ...packages], project);
     writeFileSync(join(project, "main.mjs"), SCRIPT);
     const golden = JSON.parse(readFileSync(fixture("tiny/llama/bf16.golden.json"), "utf8"));
-    const expected = { tokenIds: golden.prompts[0].generatedIds.slice(0, 4), api: 1, testing: "function" };
+    const expected = { tokenIds: golden.prompts[0].generatedIds.slice(0, 4), api: 1, alike: true, testing: "function" };
     for (const kernels of ["native", "reference"]) {
       const env = { ...process.env, SHARDLOOM_KERNELS: kernels };
       const output = execFileSync(process.execPath, ["main.mjs", fixture("tiny/llama/bf16")], {
@@ -50,10 +55,11 @@ describe("the npm package", () => {
       });
       assert.deepEqual(JSON.parse(output), expected, `${kernels} kernels`);
     }
-    const version = execFileSync(join(project, "node_modules", ".bin", "shardloom"), ["--version"], {
-      encoding: "utf8",
-    });
-    assert.equal(version.trim(), JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version);
+    const program = (...args: string[]): string =>
+      execFileSync(join(project, "node_modules", ".bin", "shardloom"), args, { cwd: project, encoding: "utf8" }).trim();
+    const gguf = join(root, "plugins", "gguf", "test", "fixtures", "model.gguf");
+    assert.match(program("generate", "--model", gguf, "--tp", "2", "--prompt-ids", "1,2", "--max-tokens", "2"), /\S/);
+    assert.equal(program("--version"), JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version);
   });
 
   it("without a compiler, the install goes on after one warning", () => {
