@@ -3,6 +3,7 @@
 // this is compiled for the layouts that have a few bytes a block.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -22,27 +23,26 @@ struct BlockLayout {
 
 namespace {
 
-// Of the 16-bit lanes of a word the low bytes, side by side.
-inline std::uint32_t low_bytes(std::uint64_t lanes) {
-  lanes = (lanes | (lanes >> 8)) & 0x0000ffff0000ffff;
-  return static_cast<std::uint32_t>(lanes | (lanes >> 16));
-}
+// Eight pairs of bytes, and eight bytes.
+using Bytes8 = std::uint8_t __attribute__((vector_size(8)));
+using Pairs8 = std::uint16_t __attribute__((vector_size(16)));
+
+static_assert(std::endian::native == std::endian::little, "pairs of bytes begin with the low one");
 
 // Byte i of `bytes` holds element i in its low half and element `bytes` + i in its high half; `out` gets neighbours, the
 // first in the high half.
 inline void pack_neighbours(const std::uint8_t* source, std::int64_t bytes, std::uint8_t* out) {
-  constexpr std::uint64_t kLanes = 0x00ff00ff00ff00ff;
   const std::int64_t half = bytes / 2;
   std::int64_t i = 0;
-  for (; i + 4 <= half; i += 4) {
-    std::uint64_t word;
-    std::memcpy(&word, source + 2 * i, sizeof word);
-    const std::uint64_t low = word & 0x0f0f0f0f0f0f0f0f;
-    const std::uint64_t high = word & 0xf0f0f0f0f0f0f0f0;
-    const std::uint32_t first = low_bytes(((low << 4) | (low >> 8)) & kLanes);
-    const std::uint32_t second = low_bytes((high | (high >> 12)) & kLanes);
-    std::memcpy(out + i, &first, sizeof first);
-    std::memcpy(out + half + i, &second, sizeof second);
+  for (; i + 8 <= half; i += 8) {
+    Pairs8 pairs;
+    std::memcpy(&pairs, source + 2 * i, sizeof pairs);
+    const Pairs8 first = ((pairs << 4) & 0xf0) | ((pairs >> 8) & 0x0f);
+    const Pairs8 second = (pairs & 0xf0) | (pairs >> 12);
+    const Bytes8 first_bytes = __builtin_convertvector(first, Bytes8);
+    const Bytes8 second_bytes = __builtin_convertvector(second, Bytes8);
+    std::memcpy(out + i, &first_bytes, sizeof first_bytes);
+    std::memcpy(out + half + i, &second_bytes, sizeof second_bytes);
   }
   for (const std::uint8_t* pair = source + 2 * i; i < half; i++, pair += 2) {
     out[i] = static_cast<std::uint8_t>(((pair[0] & 15) << 4) | (pair[1] & 15));

@@ -1,9 +1,9 @@
 #include "prepared_weights.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <new>
-#include <type_traits>
 
 #include "arrange_codes.h"
 #include "instance.h"
@@ -46,53 +46,74 @@ bool quantize_entries(const float* codebook, std::int32_t limit, Code (&codes)[1
   return std::isfinite(step) && step >= FLT_MIN;
 }
 
-// Arranges values of whole groups in place; the rows after them go to `tail`. A Value is as wide as one of them.
-template <class Value>
-void arrange_all_values(Value* values, std::int64_t outputs, std::int64_t blocks, Value* group, Value* tail) {
-  std::int64_t row = 0;
-  for (; row + kGroupRows <= outputs; row += kGroupRows) {
-    arrange_values(values + row * blocks, kGroupRows, blocks, group);
-    std::memcpy(values + row * blocks, group, static_cast<std::size_t>(kGroupRows * blocks) * sizeof(Value));
-  }
-  if (row < outputs) arrange_values(values + row * blocks, outputs - row, blocks, tail);
+// Calls visit(pointer) with the data as what is as wide as its values.
+template <class Visit>
+void with_values(const Region& region, const Visit& visit) {
+  if (region.dtype == DType::f16) return visit(static_cast<std::uint16_t*>(region.data));
+  visit(static_cast<std::uint32_t*>(region.data));
 }
 
-void arrange_all_values(const Region& region, std::int64_t outputs, std::int64_t blocks, std::byte* group,
-                        std::byte* tail) {
+// What a weight consists of while it is arranged.
+struct Arrangement {
+  std::uint8_t* codes;
+  Region scales;
+  Region minimums;  // without data for none
+  std::int64_t outputs;
+  std::int64_t row_bytes;  // of codes
+  std::int64_t blocks;     // scales of a row
+  bool is_code4;
+
+  std::int64_t groups() const { return outputs / kGroupRows; }
+  std::int64_t group_bytes() const { return row_bytes * kGroupRows; }
+  std::int64_t value_group_bytes() const {
+    return blocks * kGroupRows * static_cast<std::int64_t>(dtype_bytes(scales.dtype));
+  }
+};
+
+void arrange_group_values(const Region& region, std::int64_t group, std::int64_t blocks, std::uint8_t* scratch) {
   if (region.data == nullptr) return;
-  const auto arrange_as = [&](auto* values) {
-    using Value = std::remove_pointer_t<decltype(values)>;
-    arrange_all_values(values, outputs, blocks, reinterpret_cast<Value*>(group), reinterpret_cast<Value*>(tail));
-  };
-  if (region.dtype == DType::f16) return arrange_as(static_cast<std::uint16_t*>(region.data));
-  arrange_as(static_cast<std::uint32_t*>(region.data));
+  with_values(region, [&](auto* values) {
+    auto* rows = values + group * blocks * kGroupRows;
+    const auto bytes = static_cast<std::size_t>(blocks * kGroupRows) * sizeof *rows;
+    std::memcpy(scratch, rows, bytes);
+    arrange_values(reinterpret_cast<decltype(rows)>(scratch), kGroupRows, blocks, rows);
+  });
 }
 
-// A group is copied first: that reads it in order, and rows that are a power of two apart then come from the cache.
-void arrange_groups(std::uint8_t* codes, std::int64_t row_bytes, bool code4, Range groups, std::uint8_t* scratch) {
-  const std::int64_t group_bytes = row_bytes * kGroupRows;
+// Whole groups in place. A group is copied first: that reads it in order, and rows that are a power of two apart then come
+// from the cache.
+void arrange_groups(const Arrangement& weight, Range groups, std::uint8_t* scratch) {
+  const std::int64_t group_bytes = weight.group_bytes();
   for (std::int64_t group = groups.begin; group < groups.end; group++) {
-    std::uint8_t* rows = codes + group * group_bytes;
+    std::uint8_t* rows = weight.codes + group * group_bytes;
     std::memcpy(scratch, rows, static_cast<std::size_t>(group_bytes));
-    (code4 ? arrange_whole_group<true> : arrange_whole_group<false>)(scratch, row_bytes, rows);
+    (weight.is_code4 ? arrange_whole_group<true> : arrange_whole_group<false>)(scratch, weight.row_bytes, rows);
+    arrange_group_values(weight.scales, group, weight.blocks, scratch);
+    arrange_group_values(weight.minimums, group, weight.blocks, scratch);
   }
 }
 
-// On all threads; on this one alone, with the scratch memory `group`, where a group is longer than a thread's workspace.
-void arrange_all_codes(AddonInstance& instance, std::uint8_t* codes, std::int64_t outputs, std::int64_t row_bytes,
-                       bool code4, std::uint8_t* group, std::uint8_t* tail) {
-  const std::int64_t group_bytes = row_bytes * kGroupRows;
-  const std::int64_t groups = outputs / kGroupRows;
-  const std::int64_t left = outputs - groups * kGroupRows;
-  if (group_bytes > static_cast<std::int64_t>(kWorkspaceBytes) || instance.workspace == nullptr) {
-    arrange_groups(codes, row_bytes, code4, Range{0, groups}, group);
-  } else {
-    const Work work = {groups, 1, static_cast<double>(group_bytes) * kNsPerArrangedByte};
-    instance.parallel(work, [&](Range range, void* workspace) {
-      arrange_groups(codes, row_bytes, code4, range, static_cast<std::uint8_t*>(workspace));
-    });
+// The values of the rows after the last whole group, to `tail`.
+void arrange_tail_values(const Region& region, const Arrangement& weight, std::byte* tail) {
+  if (region.data == nullptr) return;
+  const std::int64_t first = weight.groups() * kGroupRows;
+  with_values(region, [&](auto* values) {
+    arrange_values(values + first * weight.blocks, weight.outputs - first, weight.blocks,
+                   reinterpret_cast<decltype(values)>(tail));
+  });
+}
+
+// All whole groups, on all threads; on this one alone, with the scratch memory `group`, where a group is longer than a
+// thread's workspace.
+void arrange_all_groups(AddonInstance& instance, const Arrangement& weight, std::uint8_t* group) {
+  const std::int64_t longest = std::max(weight.group_bytes(), weight.value_group_bytes());
+  if (longest > static_cast<std::int64_t>(kWorkspaceBytes) || instance.workspace == nullptr) {
+    return arrange_groups(weight, Range{0, weight.groups()}, group);
   }
-  if (left > 0) arrange_codes(codes + groups * group_bytes, left, row_bytes, code4, tail);
+  const Work work = {weight.groups(), 1, static_cast<double>(weight.group_bytes()) * kNsPerArrangedByte};
+  instance.parallel(work, [&](Range range, void* workspace) {
+    arrange_groups(weight, range, static_cast<std::uint8_t*>(workspace));
+  });
 }
 
 }  // namespace
@@ -142,14 +163,23 @@ bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& code
   if (scratch == nullptr || (has_tail && weight.tail == nullptr)) return false;
 
   std::byte* tail = weight.tail.get();
-  auto* group = reinterpret_cast<std::uint8_t*>(scratch.get());
   auto* tail_codes = reinterpret_cast<std::uint8_t*>(tail);
   std::byte* tail_scales = tail == nullptr ? nullptr : tail + group_bytes;
   std::byte* tail_minimums = tail == nullptr || minimums.data == nullptr ? nullptr : tail + group_bytes + value_bytes;
-  arrange_all_codes(instance, static_cast<std::uint8_t*>(codes.data), codes.rows, row_bytes, weight.is_code4, group,
-                    tail_codes);
-  arrange_all_values(scales, codes.rows, blocks, scratch.get(), tail_scales);
-  arrange_all_values(minimums, codes.rows, blocks, scratch.get(), tail_minimums);
+  const Arrangement arrangement = {.codes = static_cast<std::uint8_t*>(codes.data),
+                                   .scales = scales,
+                                   .minimums = minimums,
+                                   .outputs = codes.rows,
+                                   .row_bytes = row_bytes,
+                                   .blocks = blocks,
+                                   .is_code4 = weight.is_code4};
+  arrange_all_groups(instance, arrangement, reinterpret_cast<std::uint8_t*>(scratch.get()));
+  if (has_tail) {
+    const std::int64_t first = arrangement.groups() * kGroupRows;
+    arrange_codes(arrangement.codes + first * row_bytes, codes.rows - first, row_bytes, weight.is_code4, tail_codes);
+    arrange_tail_values(scales, arrangement, tail_scales);
+    arrange_tail_values(minimums, arrangement, tail_minimums);
+  }
   ArrangedMatrix& matrix = weight.is_code4 ? static_cast<ArrangedMatrix&>(weight.code4) : weight.int8;
   matrix = {
       .codes = static_cast<const std::uint8_t*>(codes.data),

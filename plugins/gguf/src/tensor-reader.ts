@@ -128,9 +128,13 @@ export class TensorReader {
     if (blocks === null || !isLaidOut(blocks)) return false;
     const unit = planeBytes(blocks, plane, blockElements);
     const { headerBytes } = blocks.layout;
+    const count = countBlocks(ranges);
+    if (blocks.headersAreScales) {
+      destination.set(this.#headers.subarray(0, count * headerBytes));
+      return true;
+    }
     const tile = this.#valueTiles[blocks.valueDType];
     const tileBlocks = VALUE_TILE_BYTES / unit;
-    const count = countBlocks(ranges);
     for (let block = 0; block < count; block += tileBlocks) {
       const end = Math.min(count, block + tileBlocks);
       const headers = this.#headers.subarray(block * headerBytes, end * headerBytes);

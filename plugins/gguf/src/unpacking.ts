@@ -82,6 +82,8 @@ export function halfBitsAt(source: Uint8Array, at: number): number {
 export interface LaidOutFormat extends BlockFormat {
   readonly layout: BlockLayout;
   readonly readHeaders: ReadHeaders;
+  /** Whether the headers are the scales, as they are kept, and nothing else. */
+  readonly headersAreScales: boolean;
 }
 
 /** Writes the scales and minimums of `count` blocks, whose headers lie one after another. */
@@ -100,7 +102,8 @@ export function laidOut(
     splitBlocks(layout, source, count, { codes, headers });
     readHeaders(headers, count, scales, minimums);
   };
-  return { ...described, unpack, layout, readHeaders };
+  const headersAreScales = layout.headerBytes === 2 && described.valueDType === "f16" && !described.hasMinimums;
+  return { ...described, unpack, layout, readHeaders, headersAreScales };
 }
 
 export function isLaidOut(format: BlockFormat): format is LaidOutFormat {
