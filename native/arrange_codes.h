@@ -36,14 +36,8 @@ inline Lanes arrange_code4_lanes(Lanes codes) {
   return even_bytes | (odd_bytes << 8);
 }
 
-// Four units of four rows, from `from` on, to their places in a group.
-template <bool code4>
-inline void arrange_square(const std::uint8_t* from, std::int64_t row_bytes, std::uint8_t* to) {
-  Lanes rows[4];
-  for (int i = 0; i < 4; i++) {
-    rows[i] = load_lanes(from + i * row_bytes);
-    if constexpr (code4) rows[i] = arrange_code4_lanes(rows[i]);
-  }
+// Four units of each of four rows, unit after unit, to their places in a group.
+inline void store_square(const Lanes (&rows)[4], std::uint8_t* to) {
   const Lanes low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
   const Lanes low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
   const Lanes high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
@@ -52,6 +46,17 @@ inline void arrange_square(const std::uint8_t* from, std::int64_t row_bytes, std
   store_lanes(to + kUnitBytes, __builtin_shufflevector(low01, low23, 2, 3, 6, 7));
   store_lanes(to + 2 * kUnitBytes, __builtin_shufflevector(high01, high23, 0, 1, 4, 5));
   store_lanes(to + 3 * kUnitBytes, __builtin_shufflevector(high01, high23, 2, 3, 6, 7));
+}
+
+// Four units of four rows, from `from` on, to their places in a group.
+template <bool code4>
+inline void arrange_square(const std::uint8_t* from, std::int64_t row_bytes, std::uint8_t* to) {
+  Lanes rows[4];
+  for (int i = 0; i < 4; i++) {
+    rows[i] = load_lanes(from + i * row_bytes);
+    if constexpr (code4) rows[i] = arrange_code4_lanes(rows[i]);
+  }
+  store_square(rows, to);
 }
 
 // The sixteen rows of a whole group, `row_bytes` a multiple of a unit's share of them, become a group at `to`.

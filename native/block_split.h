@@ -85,16 +85,18 @@ inline void split_small_blocks(const std::uint8_t* source, std::int64_t count, s
   }
 }
 
+// Whether blocks begin with so many bytes of header, and one group of codes comes after it.
+inline bool is_small(const BlockLayout& layout, int header_bytes, int code_bytes, bool four_bits) {
+  return layout.header_offset == 0 && layout.codes_offset == header_bytes && layout.header_bytes == header_bytes &&
+         layout.groups == 1 && layout.group_bytes == code_bytes && layout.four_bits == four_bits &&
+         layout.block_bytes == header_bytes + code_bytes;
+}
+
 inline void split_blocks(const BlockLayout& layout, const std::uint8_t* source, std::int64_t count, std::uint8_t* codes,
                          std::uint8_t* headers) {
-  const auto small = [&](int header_bytes, int code_bytes, bool four_bits) {
-    return layout.header_offset == 0 && layout.codes_offset == header_bytes && layout.header_bytes == header_bytes &&
-           layout.groups == 1 && layout.group_bytes == code_bytes && layout.four_bits == four_bits &&
-           layout.block_bytes == header_bytes + code_bytes;
-  };
-  if (small(2, 16, true)) return split_small_blocks<2, 16, true>(source, count, codes, headers);
-  if (small(4, 16, true)) return split_small_blocks<4, 16, true>(source, count, codes, headers);
-  if (small(2, 32, false)) return split_small_blocks<2, 32, false>(source, count, codes, headers);
+  if (is_small(layout, 2, 16, true)) return split_small_blocks<2, 16, true>(source, count, codes, headers);
+  if (is_small(layout, 4, 16, true)) return split_small_blocks<4, 16, true>(source, count, codes, headers);
+  if (is_small(layout, 2, 32, false)) return split_small_blocks<2, 32, false>(source, count, codes, headers);
   split_any_blocks(layout, source, count, codes, headers);
 }
 

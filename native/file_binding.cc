@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -15,6 +16,7 @@
 #include <thread>
 
 #include "arguments.h"
+#include "arrange_blocks.h"
 #include "block_split.h"
 #include "kernels/kernels.h"
 
@@ -174,6 +176,106 @@ void read_block_range(const Request& request, const BlockLayout& layout, std::in
   }
 }
 
+// A matrix of codes whose rows lie in groups, and the row at which those that are read begin. Rows after the last whole
+// group stay in the order of rows.
+struct GroupedRows {
+  std::uint8_t* codes;
+  std::int64_t rows;
+  std::int64_t first;
+  std::int64_t row_blocks;
+
+  std::int64_t row_bytes(const BlockLayout& layout) const { return row_blocks * layout.code_bytes(); }
+  std::uint8_t* group_at(const BlockLayout& layout, std::int64_t group) const {
+    return codes + group * kGroupRows * row_bytes(layout);
+  }
+};
+
+// Bytes of rows one after another, which may lie in several runs.
+void read_rows(const Request& request, std::int64_t row_bytes, Range rows, std::uint8_t* out, Failure& failure) {
+  const std::int64_t end = rows.end * row_bytes;
+  for (std::int64_t at = rows.begin * row_bytes; at < end && failure.none();) {
+    const std::int64_t count = std::min(end - at, request.run_bytes - at % request.run_bytes);
+    read_piece(request, at, count, out, failure);
+    at += count;
+    out += count;
+  }
+}
+
+// Reads one row, a piece at a time, to where it belongs.
+void read_grouped_row(const Request& request, const BlockLayout& layout, const GroupedRows& to, std::int64_t row,
+                      std::uint8_t* headers, std::uint8_t* staging, Failure& failure) {
+  const std::int64_t most = blocks_at_a_time(layout);
+  const std::int64_t group = (to.first + row) / kGroupRows;
+  const bool in_group = (group + 1) * kGroupRows <= to.rows;
+  std::uint8_t* scratch = staging + kStagedBytes;
+  for (std::int64_t block = 0; block < to.row_blocks; block += most) {
+    const std::int64_t count = std::min(most, to.row_blocks - block);
+    const std::int64_t at = row * to.row_blocks + block;
+    read_piece(request, at * layout.block_bytes, count * layout.block_bytes, staging, failure);
+    if (!failure.none()) return;
+    std::uint8_t* own = headers + at * layout.header_bytes;
+    const std::int64_t first = block * layout.code_bytes();
+    if (in_group) {
+      arrange_row_blocks(layout, staging, count, (to.first + row) % kGroupRows, first, to.group_at(layout, group), own,
+                         scratch);
+    } else {
+      split_blocks(layout, staging, count, to.codes + (to.first + row) * to.row_bytes(layout) + first, own);
+    }
+  }
+}
+
+// How many whole groups are read at a time; 0 where a workspace does not hold one, with its codes beside it.
+std::int64_t groups_at_a_time(const BlockLayout& layout, const GroupedRows& to) {
+  const std::int64_t staged = to.row_blocks * layout.block_bytes * kGroupRows;
+  if (staged + to.row_bytes(layout) * kGroupRows > static_cast<std::int64_t>(kWorkspaceBytes)) return 0;
+  return std::max<std::int64_t>(1, kStagedBytes / staged);
+}
+
+// Reads the rows of some groups that are among `rows` rows: whole groups in one piece each, others row by row.
+void read_groups(const Request& request, const BlockLayout& layout, const GroupedRows& to, std::int64_t rows,
+                 Range groups, std::uint8_t* headers, std::uint8_t* workspace, Failure& failure) {
+  const std::int64_t most = groups_at_a_time(layout, to);
+  const std::int64_t file_bytes = to.row_blocks * layout.block_bytes;
+  const std::int64_t whole_end = (to.first + rows) / kGroupRows;
+  for (std::int64_t group = groups.begin; group < groups.end && failure.none();) {
+    const std::int64_t first = group * kGroupRows - to.first;
+    if (most == 0 || first < 0 || group >= whole_end) {
+      const Range own = {std::max<std::int64_t>(0, first), std::min(rows, first + kGroupRows)};
+      for (std::int64_t row = own.begin; row < own.end && failure.none(); row++) {
+        read_grouped_row(request, layout, to, row, headers, workspace, failure);
+      }
+      group++;
+      continue;
+    }
+    const std::int64_t count = std::min(most, std::min(groups.end, whole_end) - group);
+    read_rows(request, file_bytes, {first, first + count * kGroupRows}, workspace, failure);
+    if (!failure.none()) return;
+    const std::int64_t staged = file_bytes * kGroupRows;
+    for (std::int64_t i = 0; i < count; i++) {
+      arrange_block_group(layout, workspace + i * staged, to.row_blocks, to.group_at(layout, group + i),
+                          headers + (first + i * kGroupRows) * to.row_blocks * layout.header_bytes,
+                          workspace + count * staged);
+    }
+    group += count;
+  }
+}
+
+void read_all_groups(AddonInstance& instance, const Request& request, const BlockLayout& layout, const GroupedRows& to,
+                     std::int64_t rows, std::uint8_t* headers, Failure& failure) {
+  const std::int64_t first = to.first / kGroupRows;
+  const std::int64_t groups = group_count(to.first + rows) - first;
+  const double group_bytes = static_cast<double>(kGroupRows * to.row_blocks * layout.block_bytes);
+  const Work work = {groups, 1, (kByteNs + kSplitByteNs) * group_bytes};
+  Shares shares(groups, std::max<std::int64_t>(1, groups_at_a_time(layout, to)), instance.threads());
+  instance.parallel(work, [&](Range, void* workspace) {
+    const int own = shares.take();
+    for (Range range = shares.next(own); range.begin < range.end && failure.none(); range = shares.next(own)) {
+      read_groups(request, layout, to, rows, {first + range.begin, first + range.end}, headers,
+                  static_cast<std::uint8_t*>(workspace), failure);
+    }
+  });
+}
+
 // Throws what the system said, or returns the bytes that were there, of `wanted`.
 napi_value outcome(napi_env env, const Failure& failure, std::int64_t wanted) {
   if (!failure.none() && failure.error() != 0) {
@@ -243,9 +345,24 @@ void expect_bytes(Arguments& arguments, const char* name, const Bytes& view, dou
                    expected, view.length);
 }
 
+// Blocks of whole rows, from `first_row` on, of a matrix in groups.
+void expect_grouped(Arguments& arguments, const BlockLayout& layout, const Bytes& codes, std::int64_t row_blocks,
+                    std::int64_t blocks, double first_row, double count) {
+  arguments.expect(blocks % row_blocks == 0, "expected runs of whole rows of %lld blocks but received runs of %lld",
+                   static_cast<long long>(row_blocks), static_cast<long long>(blocks));
+  arguments.expect(layout.code_bytes() % kUnitRowBytes == 0, "expected a multiple of %lld bytes of codes a block",
+                   static_cast<long long>(kUnitRowBytes));
+  const double row_bytes = static_cast<double>(row_blocks) * static_cast<double>(layout.code_bytes());
+  const double length = static_cast<double>(codes.length);
+  arguments.expect(std::fmod(length, row_bytes) == 0, "expected whole rows of %.17g bytes but received %.17g bytes",
+                   row_bytes, length);
+  const double rows = first_row + count / static_cast<double>(row_blocks);
+  arguments.expect(rows * row_bytes <= length, "expected at most %.17g rows but received %.17g", length / row_bytes, rows);
+}
+
 // Returns the bytes of all blocks together before the first that the file no longer has.
 napi_value read_blocks(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "readBlocks", 14);
+  Arguments arguments(env, info, "readBlocks", 16);
   const std::int64_t fd = arguments.integer("fd", 0, std::numeric_limits<std::int32_t>::max());
   const std::int64_t position = arguments.integer("position", 0, kMaxPosition);
   const std::int64_t blocks = arguments.integer("blocks", 1, kMaxPosition);
@@ -254,8 +371,14 @@ napi_value read_blocks(napi_env env, napi_callback_info info) {
   const BlockLayout layout = read_layout(arguments);
   const Bytes codes = arguments.bytes("codes");
   const Bytes headers = arguments.bytes("headers");
+  const std::int64_t row_blocks = arguments.integer("rowBlocks", 0, kMaxPosition);
+  const std::int64_t first_row = arguments.integer("firstRow", 0, kMaxPosition);
   const double count = static_cast<double>(blocks) * static_cast<double>(runs);
-  expect_bytes(arguments, "codes", codes, count * static_cast<double>(layout.code_bytes()));
+  if (row_blocks == 0) {
+    expect_bytes(arguments, "codes", codes, count * static_cast<double>(layout.code_bytes()));
+  } else {
+    expect_grouped(arguments, layout, codes, row_blocks, blocks, static_cast<double>(first_row), count);
+  }
   expect_bytes(arguments, "headers", headers, count * static_cast<double>(layout.header_bytes));
   const double end = static_cast<double>(position) + static_cast<double>(stride) * static_cast<double>(runs - 1) +
                      static_cast<double>(blocks) * static_cast<double>(layout.block_bytes);
@@ -264,9 +387,15 @@ napi_value read_blocks(napi_env env, napi_callback_info info) {
   arguments.expect(instance.workspace != nullptr, "there was no memory for scratch");
   if (!arguments.ok()) return nullptr;
 #if defined(SHARDLOOM_HAS_PREAD)
-  static_assert(kStagedBytes <= static_cast<std::int64_t>(kWorkspaceBytes));
+  static_assert(2 * kStagedBytes <= static_cast<std::int64_t>(kWorkspaceBytes));
   const Request request = {static_cast<int>(fd), position, blocks * layout.block_bytes, stride, nullptr};
   Failure failure;
+  if (row_blocks > 0) {
+    const std::int64_t row_bytes = row_blocks * layout.code_bytes();
+    const GroupedRows to = {codes.data, static_cast<std::int64_t>(codes.length) / row_bytes, first_row, row_blocks};
+    read_all_groups(instance, request, layout, to, blocks * runs / row_blocks, headers.data, failure);
+    return outcome(env, failure, blocks * runs * layout.block_bytes);
+  }
   const Work work = {blocks * runs, 1, (kByteNs + kSplitByteNs) * static_cast<double>(layout.block_bytes)};
   Shares shares(blocks * runs, blocks_at_a_time(layout), instance.threads());
   instance.parallel(work, [&](Range, void* workspace) {

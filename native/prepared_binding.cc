@@ -20,12 +20,12 @@ void expect_alone(Arguments& arguments, const char* name, const Region& region) 
 
 // Arranges and registers a weight whose other fields are set. Returns its number, or null after throwing.
 napi_value finish(Arguments& arguments, std::unique_ptr<PreparedWeight> weight, const BlockOperands& operands,
-                  std::int64_t inputs, std::int64_t block_size) {
+                  std::int64_t inputs, std::int64_t block_size, bool in_groups) {
   AddonInstance& instance = arguments.instance();
   weight->regions[0] = operands.codes;
   weight->regions[1] = operands.scales;
   weight->regions[2] = operands.minimums;
-  const bool arranged = arrange(instance, *weight, operands.codes, operands.scales, operands.minimums, inputs, block_size);
+  const bool arranged = arrange(instance, *weight, operands.codes, operands.scales, operands.minimums, inputs, block_size, in_groups);
   const std::int32_t handle = arranged ? instance.weights.add(std::move(weight)) : 0;
   arguments.expect(handle != 0, "not enough memory for another weight");
   napi_value number = nullptr;
@@ -52,10 +52,11 @@ Activations read_activations(Arguments& arguments) {
 }
 
 napi_value prepare_code4(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "prepareCode4", 6);
+  Arguments arguments(env, info, "prepareCode4", 7);
   const BlockOperands operands = read_code4(arguments);
   const Code4Matrix matrix = read_code4_matrix(arguments, operands);
   const Activations activations = read_activations(arguments);
+  const bool in_groups = arguments.integer("inGroups", 0, 1) == 1;
   expect_free(arguments, operands);
   if (!arguments.ok()) return nullptr;
   std::unique_ptr<PreparedWeight> weight(new (std::nothrow) PreparedWeight{});
@@ -64,14 +65,15 @@ napi_value prepare_code4(napi_env env, napi_callback_info info) {
   if (matrix.inputs == 0 || !quantize_codebook(weight->code4, matrix.codebook)) return no_weight(env);
   weight->is_code4 = true;
   weight->activations = activations;
-  return finish(arguments, std::move(weight), operands, matrix.inputs, matrix.block_size);
+  return finish(arguments, std::move(weight), operands, matrix.inputs, matrix.block_size, in_groups);
 }
 
 napi_value prepare_int8(napi_env env, napi_callback_info info) {
-  Arguments arguments(env, info, "prepareInt8", 6);
+  Arguments arguments(env, info, "prepareInt8", 7);
   const BlockOperands operands = read_int8(arguments);
   const Int8Matrix matrix = read_int8_matrix(arguments, operands);
   const Activations activations = read_activations(arguments);
+  const bool in_groups = arguments.integer("inGroups", 0, 1) == 1;
   expect_free(arguments, operands);
   if (!arguments.ok()) return nullptr;
   if (matrix.inputs == 0 || matrix.block_size % kBlockStep != 0) return no_weight(env);
@@ -80,7 +82,7 @@ napi_value prepare_int8(napi_env env, napi_callback_info info) {
   if (!arguments.ok()) return nullptr;
   weight->activations = activations;
   weight->int8.multiplier = matrix.multiplier;
-  return finish(arguments, std::move(weight), operands, matrix.inputs, matrix.block_size);
+  return finish(arguments, std::move(weight), operands, matrix.inputs, matrix.block_size, in_groups);
 }
 
 napi_value release_weight(napi_env env, napi_callback_info info) {

@@ -62,6 +62,7 @@ struct Arrangement {
   std::int64_t row_bytes;  // of codes
   std::int64_t blocks;     // scales of a row
   bool is_code4;
+  bool in_groups;  // codes of whole groups are where they belong
 
   std::int64_t groups() const { return outputs / kGroupRows; }
   std::int64_t group_bytes() const { return row_bytes * kGroupRows; }
@@ -80,14 +81,17 @@ void arrange_group_values(const Region& region, std::int64_t group, std::int64_t
   });
 }
 
-// Whole groups in place. A group is copied first: that reads it in order, and rows that are a power of two apart then come
-// from the cache.
+// In place. A group is copied first: that reads it in order, and rows that are a power of two apart then come from the
+// cache.
+void arrange_group_codes(const Arrangement& weight, std::int64_t group, std::uint8_t* scratch) {
+  std::uint8_t* rows = weight.codes + group * weight.group_bytes();
+  std::memcpy(scratch, rows, static_cast<std::size_t>(weight.group_bytes()));
+  (weight.is_code4 ? arrange_whole_group<true> : arrange_whole_group<false>)(scratch, weight.row_bytes, rows);
+}
+
 void arrange_groups(const Arrangement& weight, Range groups, std::uint8_t* scratch) {
-  const std::int64_t group_bytes = weight.group_bytes();
   for (std::int64_t group = groups.begin; group < groups.end; group++) {
-    std::uint8_t* rows = weight.codes + group * group_bytes;
-    std::memcpy(scratch, rows, static_cast<std::size_t>(group_bytes));
-    (weight.is_code4 ? arrange_whole_group<true> : arrange_whole_group<false>)(scratch, weight.row_bytes, rows);
+    if (!weight.in_groups) arrange_group_codes(weight, group, scratch);
     arrange_group_values(weight.scales, group, weight.blocks, scratch);
     arrange_group_values(weight.minimums, group, weight.blocks, scratch);
   }
@@ -151,7 +155,7 @@ bool quantize_codebook(ArrangedCode4& weight, const float* codebook) {
 }
 
 bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& codes, const Region& scales,
-             const Region& minimums, std::int64_t inputs, std::int64_t block_size) {
+             const Region& minimums, std::int64_t inputs, std::int64_t block_size, bool in_groups) {
   const std::int64_t row_bytes = codes.columns;
   const std::int64_t blocks = inputs / block_size;
   const std::size_t group_bytes = static_cast<std::size_t>(row_bytes * kGroupRows);
@@ -172,7 +176,8 @@ bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& code
                                    .outputs = codes.rows,
                                    .row_bytes = row_bytes,
                                    .blocks = blocks,
-                                   .is_code4 = weight.is_code4};
+                                   .is_code4 = weight.is_code4,
+                                   .in_groups = in_groups};
   arrange_all_groups(instance, arrangement, reinterpret_cast<std::uint8_t*>(scratch.get()));
   if (has_tail) {
     const std::int64_t first = arrangement.groups() * kGroupRows;

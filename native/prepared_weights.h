@@ -49,9 +49,10 @@ struct PreparedWeight {
   const ArrangedMatrix& matrix() const { return is_code4 ? static_cast<const ArrangedMatrix&>(code4) : int8; }
 };
 
-// Puts a weight in order where it is, on the threads of `instance`. False, with nothing changed, when memory is short.
+// Puts a weight in order where it is, on the threads of `instance`; with `in_groups`, the codes of its whole groups are in
+// order. False, with nothing changed, when memory is short.
 bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& codes, const Region& scales,
-             const Region& minimums, std::int64_t inputs, std::int64_t block_size);
+             const Region& minimums, std::int64_t inputs, std::int64_t block_size, bool in_groups);
 
 // Whole numbers for the entries of a codebook. False when an entry is no number or too close to 0 to be kept.
 bool quantize_codebook(ArrangedCode4& weight, const float* codebook);

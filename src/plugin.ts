@@ -3,6 +3,7 @@
 export { type BlockLayout, type BlockRuns, splitBlocks } from "./checkpoint/block-layout.js";
 export type { Checkpoint, CheckpointTensor } from "./checkpoint/checkpoint.js";
 export { RandomAccessFile, type ReadObserver, type StridedRuns } from "./checkpoint/random-access-file.js";
+export type { RowGroups } from "./checkpoint/row-groups.js";
 export type { ReadGroup, SharedItem, SharedPiece, SharedReads } from "./checkpoint/shared-reads.js";
 export type { AllGather, AllReduce, Broadcast, Pass } from "./collectives/collective.js";
 export {

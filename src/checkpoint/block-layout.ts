@@ -3,6 +3,7 @@
  * its elements lie in groups. Taken apart here into codes as execution formats have them, and the bytes beside them. What
  * the addon does while it reads (native/file_binding.cc), in TypeScript.
  */
+import type { RowGroups } from "./row-groups.js";
 
 export interface BlockLayout {
   readonly blockBytes: number;
@@ -36,6 +37,16 @@ export interface BlockRuns {
 export interface SplitBlocks {
   /** `groups * groupBytes` a block. */
   readonly codes: Uint8Array;
+  /** `headerBytes` a block. */
+  readonly headers: Uint8Array;
+}
+
+/** Where the parts of the blocks of whole rows go, row after row: codes to the rows of a matrix in groups. */
+export interface GroupedBlocks {
+  readonly groups: RowGroups;
+  readonly firstRow: number;
+  /** Blocks of a row. */
+  readonly rowBlocks: number;
   /** `headerBytes` a block. */
   readonly headers: Uint8Array;
 }

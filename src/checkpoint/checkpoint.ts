@@ -4,6 +4,7 @@
  */
 import type { DType } from "../core/dtype.js";
 import type { OpenFile } from "./open-file.js";
+import type { RowGroups } from "./row-groups.js";
 
 /** A tensor of a checkpoint: described now, read later, and only where a rank asks. */
 export interface CheckpointTensor {
@@ -23,6 +24,15 @@ export interface CheckpointTensor {
    * Called with checked ranges, one a dimension, and a destination of exactly their size.
    */
   readSlice?(ranges: readonly { readonly start: number; readonly end: number }[], destination: Uint8Array): void;
+  /**
+   * Reads a slice of whole rows to row `firstRow` of a matrix in groups and the rows after it: for matrices of codes that are
+   * taken apart while they are read. False, with nothing read, for a slice that it cannot read like that.
+   */
+  readRowGroups?(
+    ranges: readonly { readonly start: number; readonly end: number }[],
+    groups: RowGroups,
+    firstRow: number,
+  ): boolean;
 }
 
 /** An open checkpoint. */

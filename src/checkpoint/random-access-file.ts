@@ -2,8 +2,16 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { CheckpointError, invariant, isErrnoException, reasonOf } from "../core/errors.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
-import { type BlockLayout, type BlockRuns, codeBytes, type SplitBlocks, splitBlocks } from "./block-layout.js";
+import {
+  type BlockLayout,
+  type BlockRuns,
+  codeBytes,
+  type GroupedBlocks,
+  type SplitBlocks,
+  splitBlocks,
+} from "./block-layout.js";
 import { checkVersion, type OpenFile, versionOf } from "./open-file.js";
+import { placeRows } from "./row-groups.js";
 
 /** What `fs.readSync` does; a test passes one that reads less than it is asked for. */
 export type ReadAt = (
@@ -153,7 +161,7 @@ export class RandomAccessFile implements OpenFile {
     );
     const fd = this.#descriptor();
     if (this.#native) {
-      this.#readBlocksNative(fd, layout, runs, to, tensor);
+      this.#readBlocksNative(fd, layout, runs, { ...to, rowBlocks: 0, firstRow: 0 }, tensor);
       return;
     }
     const stored = new Uint8Array(runs.blocks * blockBytes);
@@ -162,6 +170,23 @@ export class RandomAccessFile implements OpenFile {
       const part = (bytes: Uint8Array): Uint8Array => bytes.subarray((bytes.length / runs.runs) * run);
       splitBlocks(layout, stored, runs.blocks, { codes: part(to.codes), headers: part(to.headers) });
     }
+  }
+
+  /** The same of runs of whole rows, whose codes go to a matrix in groups. Throws as `readBlocks` does. */
+  readBlockGroups(layout: BlockLayout, runs: BlockRuns, to: GroupedBlocks, tensor?: string): void {
+    const { groups, firstRow, rowBlocks, headers } = to;
+    const { matrix, rowBytes } = groups;
+    const fits =
+      rowBytes === rowBlocks * codeBytes(layout) && groups.codeBits === layout.codeBits && rowBytes % 4 === 0;
+    invariant(fits, `${this.path}: rows of ${rowBlocks} blocks are no rows of ${rowBytes} bytes in groups`);
+    if (this.#native) {
+      const parts = { codes: matrix, headers, rowBlocks, firstRow };
+      this.#readBlocksNative(this.#descriptor(), layout, runs, parts, tensor);
+      return;
+    }
+    const codes = new Uint8Array(runs.blocks * runs.runs * codeBytes(layout));
+    this.readBlocks(layout, runs, { codes, headers }, tensor);
+    placeRows(codes, groups, firstRow);
   }
 
   /** Has the addon read runs; `read` returns the bytes before the first that the file does not have. */
@@ -195,7 +220,7 @@ export class RandomAccessFile implements OpenFile {
     fd: number,
     layout: BlockLayout,
     { position, blocks, stride, runs }: BlockRuns,
-    { codes, headers }: SplitBlocks,
+    { codes, headers, rowBlocks, firstRow }: SplitBlocks & { readonly rowBlocks: number; readonly firstRow: number },
     tensor: string | undefined,
   ): void {
     const { blockBytes, codesOffset, groups, groupBytes, codeBits, headerOffset, headerBytes } = layout;
@@ -215,6 +240,8 @@ export class RandomAccessFile implements OpenFile {
         headerBytes,
         codes,
         headers,
+        rowBlocks,
+        firstRow,
       ),
     );
   }

@@ -103,7 +103,8 @@ export interface NativeAddon {
 
   /**
    * Reads runs of blocks and takes them apart (src/checkpoint/block-layout.ts has the meaning of the numbers), on all threads
-   * of the caller. Returns the bytes before the first that the file does not have, and throws, as `readRuns` does.
+   * of the caller. With `rowBlocks` other than 0, `codes` is a matrix in groups of rows of so many blocks, and what is read goes
+   * to row `firstRow` and those after it. Returns the bytes before the first that the file does not have, and throws, as `readRuns` does.
    */
   readBlocks(
     fd: number,
@@ -120,6 +121,8 @@ export interface NativeAddon {
     headerBytes: number,
     codes: Uint8Array,
     headers: Uint8Array,
+    rowBlocks: number,
+    firstRow: number,
   ): number;
 
   // kernels: see src/kernels/kernels.ts for meaning and shapes
@@ -264,7 +267,7 @@ export interface NativeAddon {
   // prepared weights. Their bytes are put in another order where they are; `activations` is a number of native.ts.
   /**
    * Takes the weight over and returns the number that stands for it, 0 where it must stay as it is. Its operands may be
-   * released: the weight keeps their memory alive.
+   * released: the weight keeps their memory alive. `inGroups` is 1 where the codes of whole groups of rows are in order.
    */
   prepareCode4(
     codes: NativeHandle,
@@ -273,6 +276,7 @@ export interface NativeAddon {
     minimums: NativeHandle,
     blockSize: number,
     activations: number,
+    inGroups: number,
   ): number;
   prepareInt8(
     codes: NativeHandle,
@@ -281,6 +285,7 @@ export interface NativeAddon {
     blockSize: number,
     multiplier: number,
     activations: number,
+    inGroups: number,
   ): number;
   /** Forgets a prepared weight; every later use of its number throws. */
   releaseWeight(weight: number): void;

@@ -36,6 +36,8 @@ export interface Code4Weight {
   readonly minimums: Operand | null;
   /** Inputs a scale holds for: a multiple of 16 that divides the inputs. */
   readonly blockSize: number;
+  /** The codes lie in groups of rows (checkpoint/row-groups.ts): it is for `prepareLinear` and nothing else. */
+  readonly inGroups?: boolean;
 }
 
 /** 8-bit codes: element c of a row is `(code * scales[c / blockSize]) * multiplier + minimums[c / blockSize]`. */
@@ -49,9 +51,14 @@ export interface Int8Weight {
   readonly minimums: Operand | null;
   /** Inputs a scale holds for: all, or a multiple of 16 that divides them. */
   readonly blockSize: number;
+  /** As of 4-bit codes. */
+  readonly inGroups?: boolean;
   /** A constant of the format, 1 for most; bitsandbytes' 1/127. */
   readonly multiplier: number;
 }
+
+/** What is known of a weight in blocks before it is there. */
+export type BlocksOfCodes = Pick<Code4Weight | Int8Weight, "format" | "blockSize">;
 
 /**
  * A weight that `prepareLinear` took over: its values are those of what it was made of, whose operands' bytes may be in
@@ -140,6 +147,11 @@ export interface Kernels {
    * codebooks that only the exact kernels take.
    */
   prepareLinear(weight: LinearWeight): LinearWeight;
+  /**
+   * Whether `prepareLinear` takes a weight over whose codes lie in groups of rows already (checkpoint/row-groups.ts), with scales
+   * and minimums in the order of rows.
+   */
+  takesRowGroups(weight: BlocksOfCodes): boolean;
   /** Forgets a weight that `prepareLinear` returned. Using it afterwards throws. Its operands are released by themselves. */
   releaseLinear(weight: LinearWeight): void;
 

@@ -2,16 +2,27 @@
  * Kernels of the C++ addon. Each method is one call with handles and numbers: nothing is allocated, and the addon checks
  * every extent and index against what was bound.
  */
-import { InternalError, reasonOf, ShardloomError } from "../core/errors.js";
+import { InternalError, invariant, reasonOf, ShardloomError } from "../core/errors.js";
 import { type NativeAddon, nativeAddon } from "../core/native-addon.js";
 import type { Operand } from "../core/operand.js";
 import { bytesOf, type Tensor } from "../core/tensor.js";
 import { type Activations, takesBf16 } from "./activation-levels.js";
-import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight, Recorded } from "./kernels.js";
+import type {
+  AttentionBatch,
+  AttentionShape,
+  BlocksOfCodes,
+  Kernels,
+  KvCache,
+  LinearWeight,
+  Recorded,
+} from "./kernels.js";
 import { operandExtents } from "./operand-extents.js";
 
 /** Handle that stands for no operand. */
 const NONE = 0;
+
+/** Blocks of 8-bit codes that the addon prepares are multiples of it. */
+const INT8_BLOCK_STEP = 16;
 
 /** What the addon calls levels of activations. Weights stay as they are at f32. */
 const ACTIVATIONS = { int16: 1, int8: 2, auto: 3 } as const;
@@ -61,6 +72,12 @@ class NativeKernels implements Kernels {
     this.#addon.release(operand.handle);
   }
 
+  takesRowGroups({ format, blockSize }: BlocksOfCodes): boolean {
+    const activations = this.#activations;
+    if (activations === "f32" || activations === "bf16") return false;
+    return format === "code4" || blockSize % INT8_BLOCK_STEP === 0;
+  }
+
   prepareLinear(weight: LinearWeight): LinearWeight {
     const activations = this.#activations;
     if (activations === "f32" || weight.format === "prepared") return weight;
@@ -71,6 +88,7 @@ class NativeKernels implements Kernels {
     if (activations === "bf16") return weight;
     const { codes, scales, minimums, blockSize } = weight;
     const level = ACTIVATIONS[activations];
+    const inGroups = weight.inGroups === true ? 1 : 0;
     const handle =
       weight.format === "code4"
         ? this.#addon.prepareCode4(
@@ -80,8 +98,18 @@ class NativeKernels implements Kernels {
             handleOf(minimums),
             blockSize,
             level,
+            inGroups,
           )
-        : this.#addon.prepareInt8(codes.handle, scales.handle, handleOf(minimums), blockSize, weight.multiplier, level);
+        : this.#addon.prepareInt8(
+            codes.handle,
+            scales.handle,
+            handleOf(minimums),
+            blockSize,
+            weight.multiplier,
+            level,
+            inGroups,
+          );
+    invariant(handle !== NONE || inGroups === 0, `${codes.tensor.name} lies in groups, and is not prepared`);
     return handle === NONE ? weight : { format: "prepared", source: weight, handle };
   }
 

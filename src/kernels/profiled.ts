@@ -4,7 +4,15 @@ import { dtypeBytes } from "../core/dtype.js";
 import type { Operand } from "../core/operand.js";
 import type { Moved, StepRecorder } from "../core/step-recorder.js";
 import { i32Of, type Tensor } from "../core/tensor.js";
-import type { AttentionBatch, AttentionShape, Kernels, KvCache, LinearWeight, Recorded } from "./kernels.js";
+import type {
+  AttentionBatch,
+  AttentionShape,
+  BlocksOfCodes,
+  Kernels,
+  KvCache,
+  LinearWeight,
+  Recorded,
+} from "./kernels.js";
 import { createShapeOnlyKernels } from "./shape-only.js";
 import { layerNameOf, weightBytes, weightOutputs } from "./weight-account.js";
 
@@ -71,6 +79,10 @@ class ProfiledKernels implements Kernels {
 
   release(operand: Operand): void {
     this.#kernels.release(operand);
+  }
+
+  takesRowGroups(weight: BlocksOfCodes): boolean {
+    return this.#kernels.takesRowGroups(weight);
   }
 
   prepareLinear(weight: LinearWeight): LinearWeight {

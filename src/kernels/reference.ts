@@ -38,6 +38,10 @@ class ReferenceKernels implements Kernels {
   }
 
   /** Remembers the weight: only prepared ones are multiplied with at another level than f32. */
+  takesRowGroups(): boolean {
+    return false;
+  }
+
   prepareLinear(weight: LinearWeight): LinearWeight {
     this.#prepared.add(weight);
     return weight;

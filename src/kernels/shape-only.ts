@@ -15,6 +15,7 @@ export function createShapeOnlyKernels(): Kernels {
     bind,
     release: nothing,
     prepareLinear: (weight) => weight,
+    takesRowGroups: () => false,
     releaseLinear: nothing,
     embedding: nothing,
     gatherRows: nothing,

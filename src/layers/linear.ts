@@ -28,6 +28,7 @@ import type {
   LoadedWeights,
   ParameterSpec,
   ShardId,
+  WeightCreation,
 } from "../quantization/contract.js";
 import { callHook } from "../quantization/registry.js";
 import { UnquantizedLinearMethod } from "../quantization/unquantized.js";
@@ -62,7 +63,7 @@ export abstract class LinearBase {
     this.#placement = new ShardPlacement(layer, originalOffsets, context.observer);
     const { quantization } = context;
     this.method = this.#hook("linearMethod", () => quantization.linearMethod(layer)) ?? new UnquantizedLinearMethod();
-    this.#hook("createWeights", () => this.method.createWeights({ addParameter: (spec) => this.#add(spec) }, layer));
+    this.#hook("createWeights", () => this.method.createWeights(this.#creation(), layer));
     if (bias) {
       const shape = [layer.outputSizePerPartition];
       this.#add({ name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null });
@@ -78,6 +79,14 @@ export abstract class LinearBase {
   /** Calls a hook of the quantization format. Throws PluginError `PLUGIN_FAILED` for what is no error of ours. */
   #hook<Result>(name: string, hook: () => Result): Result {
     return callHook(this.context.quantization.name, `${name} of ${this.layer.prefix} on rank ${this.layer.rank}`, hook);
+  }
+
+  #creation(): WeightCreation {
+    const { kernels } = this.context;
+    return {
+      addParameter: (spec) => this.#add(spec),
+      takesRowGroups: (format, blockSize) => kernels.takesRowGroups({ format, blockSize }),
+    };
   }
 
   #add(spec: ParameterSpec): void {

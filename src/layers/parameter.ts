@@ -4,6 +4,7 @@
  * extents written along its output dimension tile it exactly.
  */
 import type { CheckpointTensor } from "../checkpoint/checkpoint.js";
+import { placeRows, type RowGroups, readRowGroups } from "../checkpoint/row-groups.js";
 import type { SharedItem, SharedReads } from "../checkpoint/shared-reads.js";
 import { readSlice } from "../checkpoint/slice.js";
 import { convertFloats, dtypeBytes, isFloat } from "../core/dtype.js";
@@ -91,6 +92,16 @@ export class Parameter {
     const outer = elementCount(local.slice(0, this.dim));
     const unitBytes = elementCount(local.slice(this.dim + 1)) * dtypeBytes(this.tensor.dtype);
     const bytes = bytesOf(this.tensor);
+    if (this.spec.rowGroups !== undefined) {
+      this.#loadGroups(
+        source,
+        ranges,
+        { matrix: bytes, rowBytes: unitBytes, codeBits: this.spec.rowGroups },
+        offset,
+        held,
+      );
+      return;
+    }
     if (outer === 1) {
       this.#readHeld(source, ranges, bytes.subarray(offset * unitBytes, (offset + size) * unitBytes), held);
       return;
@@ -104,6 +115,36 @@ export class Parameter {
     for (let i = 0; i < outer; i++) {
       const run = staging.subarray(i * size * unitBytes, (i + 1) * size * unitBytes);
       bytes.set(run, (i * this.extent + offset) * unitBytes);
+    }
+  }
+
+  /** Reads rows to where they belong in groups; those that several ranks load are read for all of them in the order of rows. */
+  #loadGroups(
+    source: CheckpointTensor,
+    ranges: readonly Range[],
+    groups: RowGroups,
+    offset: number,
+    held: readonly HeldRows[],
+  ): void {
+    const { dtype } = this.tensor;
+    invariant(this.dim === 0 && ranges.length === 2 && dtype === source.dtype, `${source.name} is no matrix of codes`);
+    const shared = this.#shared;
+    const [rows = { start: 0, end: 0 }] = ranges;
+    const sizeBytes = rangeSize(rows) * groups.rowBytes;
+    const pieces = shared === undefined || sizeBytes < shared.leastBytes ? [] : cutSlice(ranges, 0, held);
+    if (shared === undefined || pieces.every(({ holders }) => holders === 1)) {
+      readRowGroups(source, ranges, groups, offset);
+      return;
+    }
+    for (const piece of pieces) {
+      const [own = rows] = piece.ranges;
+      const at = offset + own.start - rows.start;
+      if (piece.holders === 1) readRowGroups(source, piece.ranges, groups, at);
+      else {
+        const read = new Uint8Array(rangeSize(own) * groups.rowBytes);
+        this.#readShared(source, piece.ranges, read, shared, piece.holders);
+        placeRows(read, groups, at);
+      }
     }
   }
 

@@ -3,6 +3,7 @@
  * that was entered last: the times of all phases add up to the whole by construction, and nothing is counted twice.
  */
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/checkpoint.js";
+import type { RowGroups } from "../checkpoint/row-groups.js";
 import { readSlice, type SliceRange } from "../checkpoint/slice.js";
 import type { DType } from "../core/dtype.js";
 import { InternalError } from "../core/errors.js";
@@ -238,6 +239,14 @@ class WatchedTensor implements CheckpointTensor {
     this.file = tensor.file;
     this.#tensor = tensor;
     this.#watch = watch;
+  }
+
+  readRowGroups(ranges: readonly SliceRange[], groups: RowGroups, firstRow: number): boolean {
+    const before = this.#watch.begin(this.name);
+    const isRead = this.#tensor.readRowGroups?.(ranges, groups, firstRow) ?? false;
+    const [rows = { start: 0, end: 0 }] = ranges;
+    this.#watch.end(before, isRead ? (rows.end - rows.start) * groups.rowBytes : 0);
+    return isRead;
   }
 
   read(destination: Uint8Array, byteOffset: number): void {

@@ -78,6 +78,8 @@ export interface ParameterSpec {
   /** The loaded weight is already this rank's shard: the source is not sliced again. */
   readonly isSharded?: boolean;
   readonly shardIndexer?: ShardIndexer;
+  /** A matrix of codes of so many bits whose rows are to lie in groups (checkpoint/row-groups.ts), as kernels will have them. */
+  readonly rowGroups?: 4 | 8;
 }
 
 /** One logical matrix of a linear layer, and which part of it this rank owns. */
@@ -119,6 +121,8 @@ export interface LinearLayer {
 /** What a method may do while creating parameters. */
 export interface WeightCreation {
   addParameter(spec: ParameterSpec): void;
+  /** Whether the kernels take codes that lie in groups of rows, where weights are in blocks of `blockSize`; absent where not. */
+  takesRowGroups?(format: "code4" | "int8", blockSize: number): boolean;
 }
 
 /** What a method sees when all parameters of its layer have been loaded. */

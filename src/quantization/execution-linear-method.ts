@@ -96,23 +96,38 @@ export class ExecutionLinearMethod implements LinearMethod {
   readonly recordable: boolean = true;
   readonly #segments: readonly ExecutionSegment[];
   readonly #codebooks: Codebooks;
+  readonly #readsRowGroups: (part: LinearPart) => boolean;
+  /** Those whose codes are read in groups of rows. */
+  readonly #inGroups = new Set<ExecutionSegment>();
   #weights: readonly ExecutionWeight[] = [];
 
-  constructor(segments: readonly ExecutionSegment[], codebooks: Codebooks) {
+  /** `readsRowGroups`: whether the tensor of a part's codes can be read in groups of rows. */
+  constructor(
+    segments: readonly ExecutionSegment[],
+    codebooks: Codebooks,
+    readsRowGroups: (part: LinearPart) => boolean = () => false,
+  ) {
     this.#segments = segments;
     this.#codebooks = codebooks;
+    this.#readsRowGroups = readsRowGroups;
   }
 
   createWeights(creation: WeightCreation, layer: LinearLayer): void {
     const several = this.#segments.length > 1;
     for (const segment of this.#segments) {
-      for (const spec of parametersOf(segment, layer, several)) creation.addParameter(spec);
+      const { storage, parts } = segment;
+      const taken =
+        storage.kind === "blocks" && creation.takesRowGroups?.(storage.execution, storage.blockSize) === true;
+      const inGroups = taken && parts.every(this.#readsRowGroups);
+      if (inGroups) this.#inGroups.add(segment);
+      for (const spec of parametersOf(segment, layer, several, inGroups)) creation.addParameter(spec);
     }
   }
 
   processWeightsAfterLoading(weights: LoadedWeights): void {
     this.#weights = this.#segments.map((segment) => {
-      const weight = weights.kernels.prepareLinear(bindSegment(segment, weights, this.#codebooks));
+      const bound = bindSegment(segment, weights, this.#codebooks, this.#inGroups.has(segment));
+      const weight = weights.kernels.prepareLinear(bound);
       return { firstRow: segment.firstRow, weight };
     });
   }
@@ -133,11 +148,12 @@ export class ExecutionLinearMethod implements LinearMethod {
   }
 }
 
-/** What a segment loads. `several`: it is not the whole of its layer. */
+/** What a segment loads. `several`: it is not the whole of its layer. `inGroups`: its codes lie in groups of rows. */
 function parametersOf(
   { storage, parts, rows }: ExecutionSegment,
   layer: LinearLayer,
   several: boolean,
+  inGroups: boolean,
 ): ParameterSpec[] {
   const inputs = rangeSize(layer.inputs);
   const shardIds = parts.map(({ shardId }) => shardId).filter((shardId) => shardId !== null);
@@ -166,10 +182,17 @@ function parametersOf(
     shape: [rows, inputs / 2],
     packed: { dim: 1, factor: 2 },
   };
-  return [execution === "code4" ? u8Codes : i8Codes, ...planes.map(perBlock)];
+  const codes = execution === "code4" ? u8Codes : i8Codes;
+  const placed: ParameterSpec = inGroups ? { ...codes, rowGroups: execution === "code4" ? 4 : 8 } : codes;
+  return [placed, ...planes.map(perBlock)];
 }
 
-function bindSegment({ storage, parts }: ExecutionSegment, weights: LoadedWeights, codebooks: Codebooks): LinearWeight {
+function bindSegment(
+  { storage, parts }: ExecutionSegment,
+  weights: LoadedWeights,
+  codebooks: Codebooks,
+  inGroups: boolean,
+): LinearWeight {
   const { kernels } = weights;
   const bind = (name: string): Operand => kernels.bind(weights.tensor(name, parts[0]?.shardId ?? undefined));
   if (storage.kind === "dense") return { format: "dense", matrix: bind("weight") };
@@ -183,6 +206,7 @@ function bindSegment({ storage, parts }: ExecutionSegment, weights: LoadedWeight
     return { ...common, format: "int8", blockSize: codes.columns, multiplier: storage.multiplier };
   }
   const { execution, blockSize, codebook, multiplier } = storage;
-  if (execution === "int8") return { ...common, format: "int8", blockSize, multiplier };
-  return { ...common, format: "code4", blockSize, codebook: codebooks.get(codebook ?? [], weights) };
+  const placed = { ...common, blockSize, inGroups };
+  if (execution === "int8") return { ...placed, format: "int8", multiplier };
+  return { ...placed, format: "code4", codebook: codebooks.get(codebook ?? [], weights) };
 }

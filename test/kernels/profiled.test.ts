@@ -70,6 +70,7 @@ describe("profiled kernels", () => {
     bind: [x.tensor],
     release: [x],
     prepareLinear: [dense],
+    takesRowGroups: [{ format: "code4", blockSize: 32 }],
     releaseLinear: [dense],
     embedding: [x, vector, dense, 2, 1],
     gatherRows: [x, x, vector, 1, 2],

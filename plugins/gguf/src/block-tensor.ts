@@ -2,11 +2,11 @@
  * A tensor in a block format. To whoever does not know the class it is an f32 tensor of the exact values that its blocks
  * stand for; the quantization config knows it, and takes its codes, scales and minimums instead.
  */
-import type { CheckpointTensor } from "shardloom/plugin";
+import type { CheckpointTensor, RowGroups } from "shardloom/plugin";
 import { type ReadBytes, rowsInFile, unpermuted } from "./row-order.js";
 import type { StoredTensor } from "./tensor-layout.js";
 import { type BlockRange, type Plane, planeBytes, type TensorReader, valueBytes } from "./tensor-reader.js";
-import type { BlockFormat } from "./unpacking.js";
+import { type BlockFormat, isLaidOut } from "./unpacking.js";
 
 export class BlockTensor implements CheckpointTensor {
   readonly name: string;
@@ -41,6 +41,11 @@ export class BlockTensor implements CheckpointTensor {
     return this.#stored.format.blockElements;
   }
 
+  /** Whether codes can be taken apart straight to groups of rows, where no rank's inputs are cut inside a block. */
+  get readsRowGroups(): boolean {
+    return isLaidOut(this.blocks) && planeBytes(this.blocks, "codes", this.blockElements) % 4 === 0;
+  }
+
   read(destination: Uint8Array, byteOffset: number): void {
     this.#readValues(destination, byteOffset);
   }
@@ -64,10 +69,12 @@ export class BlockTensor implements CheckpointTensor {
       return { ...values, readSlice: (ranges, destination) => this.#readValuesOf(plane, ranges, destination) };
     };
     const readSlice: CheckpointTensor["readSlice"] = (ranges, destination) => this.#readCodes(ranges, destination);
+    const readRowGroups: CheckpointTensor["readRowGroups"] = (ranges, groups, firstRow) =>
+      this.#readCodeGroups(ranges, groups, firstRow);
     const codes =
       execution === "code4"
-        ? { ...tensor("codes", "u8", columns / 2, this.#plane("codes")), readSlice }
-        : { ...tensor("codes", "i8", columns, this.#plane("codes")), readSlice };
+        ? { ...tensor("codes", "u8", columns / 2, this.#plane("codes")), readSlice, readRowGroups }
+        : { ...tensor("codes", "i8", columns, this.#plane("codes")), readSlice, readRowGroups };
     return [codes, perBlock("scales"), ...(hasMinimums ? [perBlock("minimums")] : [])];
   }
 
@@ -76,6 +83,14 @@ export class BlockTensor implements CheckpointTensor {
     const blocks = this.#blockRanges(ranges, planeBytes(this.blocks, "codes", this.#stored.format.blockElements));
     if (blocks !== null && this.#reader.readCodes(this.#stored, blocks, destination)) return;
     this.#readRows("codes", ranges, destination, 1);
+  }
+
+  #readCodeGroups(ranges: readonly Slice[], groups: RowGroups, firstRow: number): boolean {
+    const unit = planeBytes(this.blocks, "codes", this.blockElements);
+    const blocks = this.#blockRanges(ranges, unit);
+    return (
+      blocks !== null && this.#reader.readCodeGroups(this.#stored, blocks, groups, firstRow, groups.rowBytes / unit)
+    );
   }
 
   /** A slice of the scales or minimums: those of the codes that were read before it, in one piece, else run by run. */

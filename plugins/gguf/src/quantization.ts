@@ -11,6 +11,7 @@ import {
   InternalError,
   type LinearLayer,
   type LinearMethod,
+  type LinearPart,
   OptionError,
   type QuantizationConfig,
   type QuantizationConfigFactory,
@@ -64,7 +65,11 @@ class GgufQuantizationConfig implements QuantizationConfig {
       if (tensor instanceof BlockTensor && isCutInBlocks(layer, tensor.blockElements)) this.#together.add(name);
       return storage;
     });
-    return new ExecutionLinearMethod(segments, this.#codebooks);
+    const readsRowGroups = (part: LinearPart): boolean => {
+      const tensor = source.tensors.get(weightOf(part));
+      return tensor instanceof BlockTensor && tensor.readsRowGroups && !this.#together.has(tensor.name);
+    };
+    return new ExecutionLinearMethod(segments, this.#codebooks, readsRowGroups);
   }
 
   /**

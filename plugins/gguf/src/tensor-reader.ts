@@ -1,8 +1,21 @@
 /** Reads any byte range of what a stored tensor holds, touching only the blocks that cover it. */
-import { InternalError, type RandomAccessFile, type StridedRuns } from "shardloom/plugin";
+import {
+  type BlockRuns,
+  InternalError,
+  type RandomAccessFile,
+  type RowGroups,
+  type StridedRuns,
+} from "shardloom/plugin";
 import { ScaleStash } from "./scale-stash.js";
 import type { StoredTensor } from "./tensor-layout.js";
-import { type BlockFormat, type BlockValues, isLaidOut, type Unpacked, writeValues } from "./unpacking.js";
+import {
+  type BlockFormat,
+  type BlockValues,
+  isLaidOut,
+  type LaidOutFormat,
+  type Unpacked,
+  writeValues,
+} from "./unpacking.js";
 
 /**
  * What can be read of a tensor in blocks, each row-major over its rows: its values in f32, or what they are made of. Codes
@@ -91,23 +104,52 @@ export class TensorReader {
    * false where it is not. What is beside the codes of these blocks is kept for who reads their scales.
    */
   readCodes(tensor: StoredTensor, ranges: readonly BlockRange[], destination: Uint8Array): boolean {
-    const { blocks, blockBytes, blockElements } = tensor.format;
+    const { blocks, blockElements } = tensor.format;
+    if (blocks === null) return false;
+    const codeBytes = planeBytes(blocks, "codes", blockElements);
+    return this.#readParts(tensor, ranges, ({ layout }, strided, { done, end, headers }) => {
+      const codes = destination.subarray(done * codeBytes, end * codeBytes);
+      this.#file.readBlocks(layout, strided, { codes, headers }, tensor.name);
+    });
+  }
+
+  /** The same of whole rows of `rowBlocks` blocks, to row `firstRow` of a matrix in groups and the rows after it. */
+  readCodeGroups(
+    tensor: StoredTensor,
+    ranges: readonly BlockRange[],
+    groups: RowGroups,
+    firstRow: number,
+    rowBlocks: number,
+  ): boolean {
+    return this.#readParts(tensor, ranges, ({ layout }, strided, { done, headers }) => {
+      const to = { groups, firstRow: firstRow + done / rowBlocks, rowBlocks, headers };
+      this.#file.readBlockGroups(layout, strided, to, tensor.name);
+    });
+  }
+
+  /** Calls `read` for each of some runs of blocks, `done` to `end` of all, and keeps the headers that it reads. */
+  #readParts(
+    tensor: StoredTensor,
+    ranges: readonly BlockRange[],
+    read: (
+      format: LaidOutFormat,
+      strided: BlockRuns,
+      part: { readonly done: number; readonly end: number; readonly headers: Uint8Array },
+    ) => void,
+  ): boolean {
+    const { blocks, blockBytes } = tensor.format;
     if (blocks === null || !isLaidOut(blocks)) return false;
     this.#stashKept(tensor);
     const { layout } = blocks;
-    const codeBytes = planeBytes(blocks, "codes", blockElements);
     const needed = countBlocks(ranges) * layout.headerBytes;
     if (this.#headers.length < needed) this.#headers = new Uint8Array(needed);
     let done = 0;
     for (const range of ranges) {
       const end = done + range.blocks * range.runs;
-      const to = {
-        codes: destination.subarray(done * codeBytes, end * codeBytes),
-        headers: this.#headers.subarray(done * layout.headerBytes, end * layout.headerBytes),
-      };
+      const headers = this.#headers.subarray(done * layout.headerBytes, end * layout.headerBytes);
       const position = tensor.position + range.first * blockBytes;
       const strided = { position, blocks: range.blocks, stride: range.stride * blockBytes, runs: range.runs };
-      this.#file.readBlocks(layout, strided, to, tensor.name);
+      read(blocks, strided, { done, end, headers });
       this.#bytesRead += (end - done) * blockBytes;
       done = end;
     }
