@@ -104,6 +104,66 @@ describe("blocks of a file", () => {
     plain.close();
   });
 
+  it("property: of whole rows, go to groups of rows as rows that were read would, with the addon, on one thread and on several", () => {
+    const [fast, plain] = [RandomAccessFile.open(path()), RandomAccessFile.open(path(), undefined, withoutAddon)];
+    const small = (headerBytes: number, groupBytes: number, codeBits: 4 | 8): BlockLayout => {
+      return {
+        ...Q4_0,
+        blockBytes: headerBytes + groupBytes,
+        codesOffset: headerBytes,
+        groupBytes,
+        codeBits,
+        headerBytes,
+      };
+    };
+    const late: BlockLayout = { ...Q4_0, blockBytes: 53, codesOffset: 3, groups: 3, groupBytes: 12, headerOffset: 40 };
+    const property = fc.property(
+      fc.constantFrom(Q4_0, small(4, 16, 4), small(2, 32, 8), late, { ...late, codeBits: 8 }),
+      fc.oneof(fc.integer({ min: 1, max: 6 }), fc.constantFrom(300, 900)),
+      fc.integer({ min: 1, max: 70 }),
+      fc.nat(40),
+      fc.nat(40),
+      fc.boolean(),
+      fc.constantFrom(1, 3),
+      (layout, rowBlocks, wanted, firstRow, after, strided, threads) => {
+        const fileRowBytes = rowBlocks * layout.blockBytes;
+        const rows = Math.max(1, Math.min(wanted, Math.floor(sizeBytes / fileRowBytes / 2) - 1));
+        const rowBytes = rowBlocks * codeBytes(layout);
+        const together = { position: 7, blocks: rowBlocks * rows, stride: 0, runs: 1 };
+        const apart = { position: 7, blocks: rowBlocks, stride: 2 * fileRowBytes, runs: rows };
+        const into = (file: RandomAccessFile) => {
+          const matrix = new Uint8Array((firstRow + rows + after) * rowBytes).fill(0xa5);
+          const headers = new Uint8Array(rows * rowBlocks * layout.headerBytes);
+          const groups = { matrix, rowBytes, codeBits: layout.codeBits };
+          file.readBlockGroups(layout, strided ? apart : together, { groups, firstRow, rowBlocks, headers });
+          return { matrix: Buffer.from(matrix), headers: Buffer.from(headers) };
+        };
+        if (native.loaded) native.addon.setThreads(threads, 0, 0);
+        const [received, expected] = [into(fast), into(plain)];
+        assert.ok(received.matrix.equals(expected.matrix), "codes");
+        assert.ok(received.headers.equals(expected.headers), "headers");
+      },
+    );
+    fc.assert(property, { numRuns: 150 });
+    fast.close();
+    plain.close();
+  });
+
+  it("that the file does not have are an error that says where it ends, in groups of rows too", () => {
+    for (const readAt of [undefined, withoutAddon]) {
+      const file = RandomAccessFile.open(path(), undefined, readAt);
+      truncateSync(path(), 1000);
+      const groups = { matrix: new Uint8Array(32 * 640), rowBytes: 640, codeBits: 4 } as const;
+      const to = { groups, firstRow: 0, rowBlocks: 40, headers: new Uint8Array(20 * 80) };
+      assert.throws(() => file.readBlockGroups(Q4_0, { position: 0, blocks: 800, stride: 0, runs: 1 }, to), {
+        code: "SHORT_READ",
+        message: /expected 14400 bytes at offset 0 but the file ended after 1000$/,
+      });
+      file.close();
+      writeFileSync(path(), new Uint8Array(sizeBytes));
+    }
+  });
+
   it("that the file does not have are an error that says where it ends", () => {
     for (const readAt of [undefined, withoutAddon]) {
       const file = RandomAccessFile.open(path(), undefined, readAt);

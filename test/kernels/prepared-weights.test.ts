@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import { placeRows } from "../../src/checkpoint/row-groups.js";
 import { bytesOf, f32Of, type Tensor } from "../../src/core/tensor.js";
 import {
   type Activations,
@@ -367,6 +368,36 @@ describe("prepareLinear", () => {
       assert.throws(() => native.int16.embedding(x, out, released, 1, 0), TypeError);
       assert.throws(() => native.int16.releaseLinear(released), /expected a prepared weight/);
     });
+  });
+
+  it("takes codes that lie in groups of rows, and multiplies as with those it arranges itself", () => {
+    for (const format of FORMATS) {
+      for (const outputs of [5, 16, 48, 67]) {
+        const sample = makeCase(outputs, format, 3, { ...extents, outputs, minimums: true });
+        const { codes } = sample.weight;
+        const inGroups = fresh(sample.weight);
+        const rows = bytesOf(codes);
+        const groups = {
+          matrix: bytesOf(inGroups.codes),
+          rowBytes: rows.length / outputs,
+          codeBits: format === "code4" ? 4 : 8,
+        } as const;
+        placeRows(rows, groups, 0);
+        for (const level of LEVELS) {
+          const kernels = native[level];
+          assert.ok(kernels.takesRowGroups({ format, blockSize: extents.blockSize }));
+          scoped(kernels, (bind) => {
+            const weight = { ...bound(bind, fresh({ ...sample.weight, codes: inGroups.codes })), inGroups: true };
+            const prepared = kernels.prepareLinear(weight);
+            const out = apply(kernels, sample, outputs, () => prepared);
+            assert.deepEqual(bitsOf(out), bitsOf(applyPrepared(kernels, sample)), `${format} ${level} ${outputs} rows`);
+            kernels.releaseLinear(prepared);
+          });
+        }
+      }
+    }
+    assert.equal(createNativeKernels("f32").takesRowGroups({ format: "code4", blockSize: 32 }), false);
+    assert.equal(reference.int8.takesRowGroups({ format: "code4", blockSize: 32 }), false);
   });
 
   it("refuses to move bytes twice, or bytes that two operands share", () => {
