@@ -93,13 +93,8 @@ export class Parameter {
     const unitBytes = elementCount(local.slice(this.dim + 1)) * dtypeBytes(this.tensor.dtype);
     const bytes = bytesOf(this.tensor);
     if (this.spec.rowGroups !== undefined) {
-      this.#loadGroups(
-        source,
-        ranges,
-        { matrix: bytes, rowBytes: unitBytes, codeBits: this.spec.rowGroups },
-        offset,
-        held,
-      );
+      const groups = { matrix: bytes, rowBytes: unitBytes, codeBits: this.spec.rowGroups };
+      this.#loadGroups(source, ranges, groups, offset, held);
       return;
     }
     if (outer === 1) {
@@ -124,14 +119,14 @@ export class Parameter {
     ranges: readonly Range[],
     groups: RowGroups,
     offset: number,
-    held: readonly HeldRows[],
+    held: () => readonly HeldRows[],
   ): void {
     const { dtype } = this.tensor;
     invariant(this.dim === 0 && ranges.length === 2 && dtype === source.dtype, `${source.name} is no matrix of codes`);
     const shared = this.#shared;
     const [rows = { start: 0, end: 0 }] = ranges;
     const sizeBytes = rangeSize(rows) * groups.rowBytes;
-    const pieces = shared === undefined || sizeBytes < shared.leastBytes ? [] : cutSlice(ranges, 0, held);
+    const pieces = shared === undefined || sizeBytes < shared.leastBytes ? [] : cutSlice(ranges, 0, held());
     if (shared === undefined || pieces.every(({ holders }) => holders === 1)) {
       readRowGroups(source, ranges, groups, offset);
       return;
