@@ -20,16 +20,22 @@ constexpr double kNsPerArrangedByte = 0.1;
 // An odd number of cache lines, so that rows do not compete for the same cache sets.
 std::int64_t row_stride(std::int64_t bytes) { return ((bytes + kLine - 1) / kLine | 1) * kLine; }
 
-// A scale that makes whole numbers of up to `limit` of all entries: a power of two if one makes them exactly, otherwise
-// the one that takes the largest to the limit.
+bool are_whole(const float* codebook, double scale) {
+  for (int i = 0; i < 16; i++) {
+    const double entry = codebook[i] * scale;
+    if (entry != std::nearbyint(entry)) return false;
+  }
+  return true;
+}
+
+// A scale that makes whole numbers of up to `limit` of all entries, not all of which are 0: the smallest power of two that makes
+// them exactly, if there is one, otherwise the one that takes the largest to the limit.
 double codebook_scale(const float* codebook, double largest, double limit) {
   double scale = 1;
   while (largest * scale * 2 <= limit) scale *= 2;
   while (largest * scale > limit) scale /= 2;
-  for (int i = 0; i < 16; i++) {
-    const double entry = codebook[i] * scale;
-    if (entry != std::nearbyint(entry)) return limit / largest;
-  }
+  if (!are_whole(codebook, scale)) return limit / largest;
+  while (are_whole(codebook, scale / 2)) scale /= 2;
   return scale;
 }
 

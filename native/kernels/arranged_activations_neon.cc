@@ -9,6 +9,7 @@ namespace shardloom::neon {
 namespace {
 
 // The order of magnitudes is that of their bits, in which infinity and NaN are the largest.
+template <class Code>
 Rounding rounding_of_block(const float* x, std::int64_t count, std::int32_t limit) {
   uint32x4_t largest_bits = vdupq_n_u32(0);
   for (std::int64_t i = 0; i < count; i += 4) {
@@ -17,7 +18,7 @@ Rounding rounding_of_block(const float* x, std::int64_t count, std::int32_t limi
   const std::uint32_t bits = vmaxvq_u32(largest_bits);
   float largest;
   std::memcpy(&largest, &bits, sizeof largest);
-  return rounding_of(largest, bits < 0x7f800000u, static_cast<float>(limit));
+  return rounding_to<Code>(largest, bits < 0x7f800000u, static_cast<float>(limit));
 }
 
 // To the nearest, ties to even.
@@ -40,7 +41,7 @@ void quantize_block(const QuantizeArgs& args, std::int64_t row, std::int64_t blo
   const QuantizedRows& out = args.out;
   const float* x = args.x + row * args.x_stride + block * out.block;
   Code* codes = reinterpret_cast<Code*>(static_cast<char*>(out.codes) + row * out.code_stride) + block * out.block;
-  const auto [step, inverse] = rounding_of_block(x, out.block, args.limit);
+  const auto [step, inverse] = rounding_of_block<Code>(x, out.block, args.limit);
   int32x4_t sums = vdupq_n_s32(0);
   for (std::int64_t i = 0; i < out.block; i += 8) {
     const int16x8_t eight = inverse == 0.0f ? vdupq_n_s16(0) : eight_codes(x + i, inverse);

@@ -8,6 +8,7 @@
 namespace shardloom::portable {
 namespace {
 
+template <class Code>
 Rounding rounding_of_block(const float* x, std::int64_t count, std::int32_t limit) {
   float largest = 0.0f;
   bool finite = true;
@@ -15,7 +16,7 @@ Rounding rounding_of_block(const float* x, std::int64_t count, std::int32_t limi
     finite = finite && std::isfinite(x[i]);
     largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
   }
-  return rounding_of(largest, finite, static_cast<float>(limit));
+  return rounding_to<Code>(largest, finite, static_cast<float>(limit));
 }
 
 // Adding 1.5 * 2^23 leaves no bits for fractions, rounded to nearest, ties to even.
@@ -30,7 +31,7 @@ void quantize_block(const QuantizeArgs& args, std::int64_t row, std::int64_t blo
   const QuantizedRows& out = args.out;
   const float* x = args.x + row * args.x_stride + block * out.block;
   Code* codes = reinterpret_cast<Code*>(static_cast<char*>(out.codes) + row * out.code_stride) + block * out.block;
-  const auto [step, inverse] = rounding_of_block(x, out.block, args.limit);
+  const auto [step, inverse] = rounding_of_block<Code>(x, out.block, args.limit);
   std::int32_t sum = 0;
   for (std::int64_t i = 0; i < out.block; i++) {
     const std::int64_t input = sizeof(Code) == 2 ? i / 8 * 8 + kPairOrder[i % 8] : i;

@@ -34,7 +34,7 @@ struct ActivationBlocks {
     const std::int32_t bits = V::largest_lane(largest_bits);
     float largest;
     std::memcpy(&largest, &bits, sizeof largest);
-    const Rounding rounding = rounding_of(largest, bits < kInfinityBits, static_cast<float>(args.limit));
+    const Rounding rounding = rounding_to<Code>(largest, bits < kInfinityBits, static_cast<float>(args.limit));
     std::int32_t sum = 0;
     if (rounding.inverse == 0.0f) {
       for (int i = 0; i < kVectors; i++) V::store(V::zero(), codes + i * V::kLanes);

@@ -12,11 +12,23 @@ struct Code4Int16 : Int16Words<Dots> {
   using Matrix = ArrangedCode4;
   static constexpr int kUnitInputs = kCode4UnitInputs;
   static constexpr int kWords = 4;
+  static constexpr bool kWholeScales = true;
 
   __m512i table;
+  // Largest magnitude of an entry.
+  std::int64_t largest = 0;
 
   explicit Code4Int16(const ArrangedCode4& weight)
-      : table(_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight.codebook16)))) {}
+      : table(_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight.codebook16)))) {
+    for (const std::int64_t entry : weight.codebook16) {
+      const std::int64_t magnitude = entry < 0 ? -entry : entry;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+  }
+
+  bool small_sums(std::int64_t block) const {
+    return block * largest * kInt16LimitOfCode4 < Arranged<Code4Int16>::kOffsetSums;
+  }
 
   template <int kWord>
   __m512i decode(const std::uint8_t* unit) const {

@@ -96,7 +96,8 @@ struct QuantizedRows {
   std::int64_t block;         // inputs of a block: 16, 32 or 64
 };
 
-// A block's step is its largest magnitude / limit, and a code is x / step to the nearest, ties to even. A block whose
+// A block's step is its largest magnitude / limit, for codes of 16 bits rounded up to a power of two, and a code is x / step to
+// the nearest, ties to even. A block whose
 // largest magnitude is below kLeastMagnitude counts as zeros; one that holds NaN or infinity gets NaN for a step and zeros.
 struct QuantizeArgs {
   const float* x;

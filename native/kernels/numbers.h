@@ -108,5 +108,28 @@ inline Rounding rounding_of(float largest, bool finite, float limit) {
   return {largest / limit, limit / largest};
 }
 
+// The same by a step that is a power of two, the smallest that keeps codes within the limit: what is multiplied with such a
+// step is exact wherever it is multiplied. At most one bit of a code is lost by it.
+inline Rounding rounding_by_power_of_two(float largest, bool finite, float limit) {
+  const Rounding nearest = rounding_of(largest, finite, limit);
+  if (nearest.inverse == 0.0f) return nearest;
+  std::uint32_t bits;
+  std::memcpy(&bits, &nearest.step, sizeof bits);
+  // A quotient is no subnormal number here. One that was rounded down to a power of two lets x / step exceed the limit by less
+  // than what rounds to a code.
+  const std::uint32_t step_bits = (bits + 0x007fffffu) & 0x7f800000u;
+  const std::uint32_t inverse_bits = (254u << 23) - step_bits;
+  Rounding rounding;
+  std::memcpy(&rounding.step, &step_bits, sizeof step_bits);
+  std::memcpy(&rounding.inverse, &inverse_bits, sizeof inverse_bits);
+  return rounding;
+}
+
+// How a level rounds activations to codes of its type: to 16 bits by powers of two.
+template <class Code>
+inline Rounding rounding_to(float largest, bool finite, float limit) {
+  return sizeof(Code) == 2 ? rounding_by_power_of_two(largest, finite, limit) : rounding_of(largest, finite, limit);
+}
+
 }  // namespace
 }  // namespace shardloom

@@ -90,10 +90,12 @@ struct ArrangedCode4Case : Code4Case {
       : Code4Case(random), arranged(codes.data(), sizes.sizes.inputs / 2, true, blocks, sizes.sizes), weight{} {
     arranged.describe(weight, blocks, sizes.sizes);
     const bool extreme = random.chance(3);
+    // Those of linear codes: sums of a block of them may be small, which kernels may make use of, or just not.
+    const std::int64_t most = random.chance(2) ? 8 * (1 + random.below(2)) : kCodebook16Limit;
     for (int i = 0; i < 16; i++) {
       weight.codebook[i] = codebook[i];
       const std::int64_t sign = random.chance(2) ? 1 : -1;
-      weight.codebook16[i] = static_cast<std::int16_t>(sign * (extreme ? kCodebook16Limit : random.below(4097)));
+      weight.codebook16[i] = static_cast<std::int16_t>(sign * (extreme ? most : random.below(most + 1)));
       weight.codebook8[i] = static_cast<std::int8_t>(sign * (extreme ? kCodebook8Limit : random.below(128)));
     }
     weight.step16 = 0x1p-12f;

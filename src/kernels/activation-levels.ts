@@ -5,8 +5,8 @@
  * - `bf16`, for weights in bf16: activations are rounded to bf16, to nearest, ties to even. Sums are f32, in an order and with
  *   roundings that are the same on every instruction set (Bf16LinearArgs of native/kernels/kernels.h). Frameworks that run a
  *   bf16 model on a GPU round its activations in this way everywhere; here only those that meet a weight.
- * - `int16`, `int8`, for codes: activations are rounded to whole numbers in blocks of inputs, codes of weights to whole numbers of as
- *   many bits; the products of a block are summed exactly, and the sum is scaled by what the block's activations and
+ * - `int16`, `int8`, for codes: activations are rounded to whole numbers in blocks of inputs, at `int16` in steps of powers of two,
+ *   codes of weights to whole numbers of as many bits; the products of a block are summed exactly, and the sum is scaled by what the block's activations and
  *   weights are worth. Blocks are added in the order of inputs, in f32.
  * - `auto`: a level by format of the weight, instruction set and rows of a call. At one level an element has the same bits
  *   for any number of rows; `auto` may take another level for another number of rows.
@@ -47,6 +47,9 @@ const SMALLEST_NORMAL = 2 ** -126;
 
 const { fround } = Math;
 
+/** Codes of these levels have steps that are powers of two: what is multiplied with one is exact wherever it is multiplied. */
+const STEPS_ARE_POWERS_OF_TWO = { int16: true, int8: false } as const;
+
 /** Inputs that share a step of the activations: the largest of 64, 32 and 16 that a block of the weight is a multiple of. */
 export function activationBlock(blockSize: number): number {
   return [64, 32].find((size) => blockSize % size === 0) ?? 16;
@@ -60,7 +63,7 @@ export interface RoundedCodebook {
 
 /**
  * Rounds a codebook; exactly if its entries are whole multiples of a power of two within the limit, as those of linear codes
- * are. Null where an entry is no number, or too close to 0 for f32: such a weight is multiplied with in f32.
+ * are, and then to the smallest whole numbers. Null where an entry is no number, or too close to 0 for f32: such a weight is multiplied with in f32.
  */
 export function roundCodebook(entries: Float32Array, level: IntegerLevel): RoundedCodebook | null {
   if (!entries.every(Number.isFinite)) return null;
@@ -70,25 +73,49 @@ export function roundCodebook(entries: Float32Array, level: IntegerLevel): Round
   if (largest > 0) {
     while (largest * scale * 2 <= limit) scale *= 2;
     while (largest * scale > limit) scale /= 2;
-    if (!entries.every((entry) => Number.isInteger(entry * scale))) scale = limit / largest;
+    if (areWhole(entries, scale)) while (areWhole(entries, scale / 2)) scale /= 2;
+    else scale = limit / largest;
   }
   const step = fround(1 / scale);
   if (!Number.isFinite(step) || step < SMALLEST_NORMAL) return null;
   return { codes: [...entries].map((entry) => roundHalfEven(entry * scale)), step };
 }
 
+function areWhole(entries: Float32Array, scale: number): boolean {
+  return entries.every((entry) => Number.isInteger(entry * scale));
+}
+
+/** Rounds a block of activations as a level does. */
+export function roundActivations(x: Float32Array, codes: Int32Array, limit: number, level: IntegerLevel): number {
+  return roundBlock(x, codes, limit, STEPS_ARE_POWERS_OF_TWO[level] ? powerOfTwoFrom : undefined);
+}
+
+/** The smallest power of two that is not below a normal number. */
+function powerOfTwoFrom(value: number): number {
+  const power = 2 ** Math.floor(Math.log2(value));
+  // Logarithms may be off by a little.
+  return [power / 2, power, power * 2].find((each) => each >= value) ?? power * 4;
+}
+
 /**
  * Rounds a block of activations, or a key or a value of a KV cache, to `codes`, as many as there are numbers, and returns
- * their step: the largest magnitude / limit. A block that holds NaN or infinity has NaN for a step and zeros for codes.
+ * their step: the largest magnitude / limit, or what `stepFrom` makes of that, whose reciprocal must be exact. A block that holds NaN or infinity has NaN for a step and zeros for codes.
  */
-export function roundBlock(x: Float32Array, codes: Int32Array | Int8Array, limit: number): number {
+export function roundBlock(
+  x: Float32Array,
+  codes: Int32Array | Int8Array,
+  limit: number,
+  stepFrom?: (step: number) => number,
+): number {
   codes.fill(0);
   if (!x.every(Number.isFinite)) return Number.NaN;
   const largest = x.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   if (largest < LEAST_MAGNITUDE) return 0;
-  const inverse = fround(limit / largest);
+  const exact = fround(largest / limit);
+  const step = stepFrom?.(exact) ?? exact;
+  const inverse = stepFrom === undefined ? fround(limit / largest) : 1 / step;
   for (let i = 0; i < x.length; i++) codes[i] = roundHalfEven(fround((x[i] ?? 0) * inverse));
-  return fround(largest / limit);
+  return step;
 }
 
 /** To the nearest whole number, of two the even one. */

@@ -6,7 +6,7 @@ import {
   type ActivationLevel,
   activationBlock,
   type IntegerLevel,
-  roundBlock,
+  roundActivations,
   roundCodebook,
   takesBf16,
 } from "./activation-levels.js";
@@ -69,7 +69,7 @@ function integerLinear(weight: Code4Weight | Int8Weight, level: IntegerLevel): R
   return (out, x, bias, rows) => {
     const codes = new Int32Array(inputs);
     for (let m = 0; m < rows; m++) {
-      const steps = roundRow(x.subarray(m * inputs, (m + 1) * inputs), codes, block, limit);
+      const steps = roundRow(x.subarray(m * inputs, (m + 1) * inputs), codes, block, { limit, level });
       for (let n = 0; n < outputs; n++) {
         const sum = dotRow(weight, rounded, n, codes, steps, block);
         const column = out.firstColumn + n;
@@ -79,11 +79,16 @@ function integerLinear(weight: Code4Weight | Int8Weight, level: IntegerLevel): R
   };
 }
 
-function roundRow(x: Float32Array, codes: Int32Array, block: number, limit: number): Float32Array {
+function roundRow(
+  x: Float32Array,
+  codes: Int32Array,
+  block: number,
+  { limit, level }: { readonly limit: number; readonly level: IntegerLevel },
+): Float32Array {
   const steps = new Float32Array(x.length / block);
   for (let b = 0; b < steps.length; b++) {
     const [start, end] = [b * block, (b + 1) * block];
-    steps[b] = roundBlock(x.subarray(start, end), codes.subarray(start, end), limit);
+    steps[b] = roundActivations(x.subarray(start, end), codes.subarray(start, end), limit, level);
   }
   return steps;
 }

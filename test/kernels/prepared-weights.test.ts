@@ -6,6 +6,7 @@ import {
   type Activations,
   activationBlock,
   type IntegerLevel,
+  roundActivations,
   roundBlock,
   roundCodebook,
 } from "../../src/kernels/activation-levels.js";
@@ -442,13 +443,28 @@ describe("prepareLinear", () => {
 });
 
 describe("levels of activations", () => {
-  it("round codebooks of linear codes exactly, others to the whole range", () => {
+  it("round codebooks of linear codes exactly and to small numbers, others to the whole range", () => {
     const linear = Float32Array.from({ length: 16 }, (_, i) => i - 8);
-    assert.deepEqual(roundCodebook(linear, "int16"), { codes: [...linear].map((code) => code * 512), step: 1 / 512 });
-    assert.deepEqual(roundCodebook(linear, "int8")?.step, 1 / 8);
+    assert.deepEqual(roundCodebook(linear, "int16"), { codes: [...linear], step: 1 });
+    assert.deepEqual(roundCodebook(linear, "int8"), { codes: [...linear], step: 1 });
+    const eighths = linear.map((code) => code / 8);
+    assert.deepEqual(roundCodebook(eighths, "int16"), { codes: [...linear], step: 1 / 8 });
+    const large = linear.map((code) => code * 2 ** 20);
+    assert.deepEqual(roundCodebook(large, "int8"), { codes: [...linear], step: 2 ** 20 });
     const thirds = Float32Array.from({ length: 16 }, (_, i) => (i - 8) / 8 + (i === 3 ? 0.01 : 0));
     assert.deepEqual(roundCodebook(thirds, "int8")?.codes.at(0), -127);
     assert.deepEqual(roundCodebook(new Float32Array(16), "int8")?.codes, [...new Float32Array(16)]);
+  });
+
+  it("round a block to 16 bits in steps that are the least power of two for the limit", () => {
+    const codes = new Int32Array(3);
+    assert.equal(roundActivations(Float32Array.of(8191, 1.5, -2.5), codes, 8191, "int16"), 1);
+    assert.deepEqual([...codes], [8191, 2, -2]);
+    assert.equal(roundActivations(Float32Array.of(-8191.5, 6, -10), codes, 8191, "int16"), 2);
+    assert.deepEqual([...codes], [-4096, 3, -5]);
+    assert.equal(roundActivations(Float32Array.of(2 ** -90, 0, 0), codes, 8191, "int16"), 2 ** -102);
+    assert.deepEqual([...codes], [4096, 0, 0]);
+    assert.equal(roundActivations(Float32Array.of(127.5, 0, 0), codes, 127, "int8"), Math.fround(127.5 / 127));
   });
 
   it("round a block to the nearest, ties to even", () => {
