@@ -529,7 +529,7 @@ describe("wrong input ends with one line that says what was expected, and a docu
     const args = ["generate", "--model", join(folder.path, "absent"), ...PROMPT, "--verbose"];
     const { code, stderr } = await cli(args);
     assert.equal(code, 3);
-    assert.match(stderr, /^shardloom: error\[MODEL_NOT_FOUND\]: .*\n.*\n {4}at .*model-dir\.js/s);
+    assert.match(stderr, /^shardloom: error\[MODEL_NOT_FOUND\]: .*\n.*\n {4}at resolveModel /s);
   });
 
   it("no command: the help on stderr, exit code 2", async () => {
