@@ -96,20 +96,20 @@ export class ExecutionLinearMethod implements LinearMethod {
   readonly recordable: boolean = true;
   readonly #segments: readonly ExecutionSegment[];
   readonly #codebooks: Codebooks;
-  readonly #readsRowGroups: (part: LinearPart) => boolean;
+  readonly #readInGroups: ReadonlySet<LinearPart>;
   /** Those whose codes are read in groups of rows. */
   readonly #inGroups = new Set<ExecutionSegment>();
   #weights: readonly ExecutionWeight[] = [];
 
-  /** `readsRowGroups`: whether the tensor of a part's codes can be read in groups of rows. */
+  /** `readInGroups`: parts whose codes can be read in groups of rows. */
   constructor(
     segments: readonly ExecutionSegment[],
     codebooks: Codebooks,
-    readsRowGroups: (part: LinearPart) => boolean = () => false,
+    readInGroups: ReadonlySet<LinearPart> = new Set(),
   ) {
     this.#segments = segments;
     this.#codebooks = codebooks;
-    this.#readsRowGroups = readsRowGroups;
+    this.#readInGroups = readInGroups;
   }
 
   createWeights(creation: WeightCreation, layer: LinearLayer): void {
@@ -118,7 +118,7 @@ export class ExecutionLinearMethod implements LinearMethod {
       const { storage, parts } = segment;
       const taken =
         storage.kind === "blocks" && creation.takesRowGroups?.(storage.execution, storage.blockSize) === true;
-      const inGroups = taken && parts.every(this.#readsRowGroups);
+      const inGroups = taken && parts.every((part) => this.#readInGroups.has(part));
       if (inGroups) this.#inGroups.add(segment);
       for (const spec of parametersOf(segment, layer, several, inGroups)) creation.addParameter(spec);
     }

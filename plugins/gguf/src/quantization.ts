@@ -65,11 +65,14 @@ class GgufQuantizationConfig implements QuantizationConfig {
       if (tensor instanceof BlockTensor && isCutInBlocks(layer, tensor.blockElements)) this.#together.add(name);
       return storage;
     });
-    const readsRowGroups = (part: LinearPart): boolean => {
+    // Not a function that tells: the method lives on, and would hold the checkpoint.
+    const readInGroups = new Set<LinearPart>();
+    for (const part of layer.parts) {
       const tensor = source.tensors.get(weightOf(part));
-      return tensor instanceof BlockTensor && tensor.readsRowGroups && !this.#together.has(tensor.name);
-    };
-    return new ExecutionLinearMethod(segments, this.#codebooks, readsRowGroups);
+      if (!(tensor instanceof BlockTensor) || !tensor.readsRowGroups || this.#together.has(tensor.name)) continue;
+      readInGroups.add(part);
+    }
+    return new ExecutionLinearMethod(segments, this.#codebooks, readInGroups);
   }
 
   /**
