@@ -134,7 +134,7 @@ int ThreadPool::parts_of(const Work& work) const {
 
 Range ThreadPool::part_of(const Work& work, int part, int parts) {
   const std::int64_t groups = (work.count + work.grain - 1) / work.grain;
-  const auto begin = [&](int at) { return std::min(work.count, groups * at / parts * work.grain); };
+  const auto begin = [&](int at) { return std::min(work.count, (groups * at + parts - 1) / parts * work.grain); };
   return {begin(part), begin(part + 1)};
 }
 

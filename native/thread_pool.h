@@ -1,8 +1,9 @@
 // The threads of one rank: the thread that calls kernels, and helpers that share its calls.
 //
-// A call is cut into parts of whole groups, one a thread, in order; part 0 stays with the caller. A helper has a mailbox
-// of its own, so a call that needs two threads disturbs no third one. Between calls helpers spin, then yield, then park,
-// as their policy says: the pool of an idle rank uses no CPU.
+// A call is cut into parts of whole groups, one a thread, in order. Part 0 stays with the caller, who begins first and often
+// has the data near: where parts differ, his is among the larger ones. A helper has a mailbox of its own, so a call that
+// needs two threads disturbs no third one. Between calls helpers spin, then yield, then park, as their policy says: the
+// pool of an idle rank uses no CPU.
 #pragma once
 
 #include <cstddef>

@@ -58,11 +58,16 @@ void run(int threads, const WaitingPolicy& policy) {
 
 void check_parts(std::int64_t count, std::int64_t grain, int parts) {
   const Work work = {count, grain, 0};
+  const std::int64_t groups = (count + grain - 1) / grain;
   std::int64_t next = 0;
   for (int part = 0; part < parts; part++) {
     const Range range = ThreadPool::part_of(work, part, parts);
     const bool right = range.begin == next && range.begin <= range.end && (range.end % grain == 0 || range.end == count);
     expect(right, "part", parts, {}, part);
+    // The caller's part is as large as any; none is more than a group larger than another.
+    const std::int64_t own = (range.end - range.begin + grain - 1) / grain;
+    expect(part == 0 ? own == (groups + parts - 1) / parts : own == groups / parts || own == (groups + parts - 1) / parts,
+           "size of part", parts, {}, part);
     next = range.end;
   }
   expect(next == count, "end of parts", parts, {}, static_cast<int>(count));

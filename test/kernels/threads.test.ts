@@ -96,6 +96,44 @@ function blockRuns(): Record<string, Run> {
   return runs;
 }
 
+/** Rows that one thread rounds alone, and rows that threads round together. */
+function preparedRuns(): Record<string, Run> {
+  const runs: Record<string, Run> = {};
+  const [inputs, outputs, blockSize] = [512, 421, 32];
+  for (const level of ["int16", "int8"] as const) {
+    const rounding = createNativeKernels(level);
+    for (const rows of [1, 5, 200]) {
+      const random = new Random(rows);
+      const x = random.floats("f32", [rows, inputs]);
+      const scales = random.floats("f32", [outputs, inputs / blockSize]);
+      const minimums = random.floats("f32", [outputs, inputs / blockSize]);
+      const codebook = random.floats("f32", [16]);
+      const code4 = zeros("u8", [outputs, inputs / 2]);
+      const int8 = zeros("i8", [outputs, inputs]);
+      for (const codes of [code4, int8]) bytesOf(codes).set(bytesOf(codes).map(() => random.below(256)));
+      for (const format of ["code4", "int8"] as const) {
+        runs[`linear of ${rows} rows, prepared ${format}, activations in ${level}`] = () => {
+          const out = zeros("f32", [rows, outputs]);
+          scoped(rounding, (bind) => {
+            // Weights are put in order where they are, so each run has its own.
+            const shared = { scales: bind(copyOf(scales)), minimums: bind(copyOf(minimums)), blockSize };
+            const weight = rounding.prepareLinear(
+              format === "code4"
+                ? { format, codes: bind(copyOf(code4)), codebook: bind(codebook), ...shared }
+                : { format, codes: bind(copyOf(int8)), multiplier: 1, ...shared },
+            );
+            assert.equal(weight.format, "prepared");
+            rounding.linear(bind(out), bind(x), weight, null, rows);
+            rounding.releaseLinear(weight);
+          });
+          return [out];
+        };
+      }
+    }
+  }
+  return runs;
+}
+
 function rowRuns(): Record<string, Run> {
   const [rows, heads, headSize] = [37, 34, 64];
   const width = heads * headSize;
@@ -215,7 +253,14 @@ describe("kernels on several threads", () => {
   afterEach(() => addon.setThreads(1, 0, 0));
 
   forEachIsa((kernels) => {
-    const runs = { ...linearRuns(), ...bf16Runs(), ...blockRuns(), ...rowRuns(), ...attentionRuns() };
+    const runs = {
+      ...linearRuns(),
+      ...bf16Runs(),
+      ...blockRuns(),
+      ...preparedRuns(),
+      ...rowRuns(),
+      ...attentionRuns(),
+    };
     for (const [name, run] of Object.entries(runs)) {
       it(`give the bits of one thread: ${name}`, () => {
         addon.setThreads(1, 0, 0);
