@@ -360,6 +360,7 @@ export class RowParallelLinear extends LinearBase {
       {
         prefix,
         kind: "row",
+        isHead: options.isHead ?? false,
         inputSize,
         inputs: rangeOf(split, context.rank),
         inputSplit: split,

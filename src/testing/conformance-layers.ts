@@ -70,7 +70,7 @@ export interface Units {
   readonly inputs: number;
 }
 
-/** The layers of one kind that a model's matrices can be made into. */
+/** The layers of one kind that a model's matrices can be made into: its head first, as a format may have a way of its own for it. */
 export function layersOf(
   preparation: Preparation,
   checkpoint: Checkpoint,
@@ -80,7 +80,8 @@ export function layersOf(
   const json = preparation.ranks.description.config;
   const family = selectFamily(json);
   const config = family.parseConfig(json);
-  const found = layersWithoutBytes(family, json).linears.map(({ layer }) => layer);
+  const layers = layersWithoutBytes(family, json).linears.map(({ layer }) => layer);
+  const found = layers.toSorted((a, b) => Number(b.isHead ?? false) - Number(a.isHead ?? false));
   const fused = (layer: LinearLayer): boolean => layer.parts.length > 1 && isFused(layer, checkpoint);
   switch (kind) {
     case "replicated":
@@ -108,19 +109,21 @@ function isFused({ prefix, parts }: LinearLayer, { tensors }: Checkpoint): boole
 
 interface Matrix {
   readonly prefix: string;
+  readonly isHead: boolean;
   readonly outputs: number;
   readonly inputs: number;
 }
 
-function matricesOf({ prefix, parts, inputSize }: LinearLayer, fused: boolean): readonly Matrix[] {
-  if (fused) return [{ prefix, outputs: parts.reduce((sum, part) => sum + part.outputSize, 0), inputs: inputSize }];
-  return parts.map((part) => ({ prefix: part.prefix, outputs: part.outputSize, inputs: inputSize }));
+function matricesOf(layer: LinearLayer, fused: boolean): readonly Matrix[] {
+  const { prefix, parts, inputSize: inputs, isHead = false } = layer;
+  if (fused) return [{ prefix, isHead, outputs: parts.reduce((sum, part) => sum + part.outputSize, 0), inputs }];
+  return parts.map((part) => ({ prefix: part.prefix, isHead, outputs: part.outputSize, inputs }));
 }
 
 function matrixLayer(kind: "replicated" | "column" | "row", matrix: Matrix, units: Units): LayerSpec {
-  const { prefix, outputs, inputs } = matrix;
+  const { prefix, isHead, outputs, inputs } = matrix;
   const [extent, unit] = kind === "row" ? [inputs, units.inputs] : [outputs, units.outputs];
-  const options = { prefix, inputSize: inputs, outputSize: outputs };
+  const options = { prefix, isHead, inputSize: inputs, outputSize: outputs };
   return {
     kind,
     prefix,
@@ -139,7 +142,7 @@ function matrixLayer(kind: "replicated" | "column" | "row", matrix: Matrix, unit
   };
 }
 
-function embeddingLayer({ prefix, parts, inputSize }: LinearLayer, units: Units): LayerSpec {
+function embeddingLayer({ prefix, parts, inputSize, isHead = false }: LinearLayer, units: Units): LayerSpec {
   const outputs = parts[0]?.outputSize ?? 0;
   const split = (cut: Cut): Split | null => splitBy(outputs, units.outputs, cut);
   return {
@@ -154,6 +157,7 @@ function embeddingLayer({ prefix, parts, inputSize }: LinearLayer, units: Units)
       const vocabulary = fitting(split(cut));
       return new VocabParallelEmbedding(context, {
         prefix,
+        isHead,
         vocabularySize: outputs,
         hiddenSize: inputSize,
         vocabulary,

@@ -69,19 +69,31 @@ function int8Values(module: string, [, inputs]: readonly [number, number], tenso
   });
 }
 
+interface InFlightVariant extends StoredOptions {
+  /** Of the output head, which stays as it is without. */
+  readonly headType?: "int8";
+  /** Whether the head is the embedding. */
+  readonly tied?: boolean;
+}
+
 /** A plain model that is quantized while it is loaded: to what its weights would be stored as. */
-function inFlight(name: string, options: StoredOptions): PluginFixture {
-  const plain = modelInFormat({});
+function inFlight(name: string, { headType, tied = false, ...options }: InFlightVariant): PluginFixture {
+  const plain = modelInFormat({ config: { tie_word_embeddings: tied } });
   const weights = new Map([...plain.model.tensors()].map((tensor) => [tensor.name, tensor]));
   return {
     name,
     ...plain,
     quantization: "bitsandbytes",
-    quantizationOptions: { ...options },
+    quantizationOptions: { ...options, ...(headType === undefined ? {} : { headType }) },
     expected(weight) {
       const tensor = weights.get(weight);
-      if (tensor === undefined || /embed_tokens|lm_head/.test(weight)) return undefined;
       const module = weight.slice(0, -".weight".length);
+      if (tensor === undefined) return undefined;
+      if (headType !== undefined && module === (tied ? "model.embed_tokens" : "lm_head")) {
+        const [rows = 0, columns = 0] = tensor.shape;
+        return int8Values(module, [rows, columns], storeInt8(module, [rows, columns], floatsOfTensor(tensor)));
+      }
+      if (/embed_tokens|lm_head/.test(weight)) return undefined;
       return dequantizeSlowly(storeFourBit(module, tensor.shape, floatsOfTensor(tensor), options), module);
     },
   };
@@ -106,6 +118,12 @@ const fixtures: readonly PluginFixture[] = [
     logitsTolerance: 0,
   },
   inFlight("nf4 in flight", { type: "nf4", doubleQuant: true }),
+  // Layers without a head among them are refused the option: that they are served is said above.
+  { ...inFlight("head in int8", { type: "nf4", headType: "int8" }), skip: ["embedding", "merged", "qkv"] },
+  {
+    ...inFlight("tied head in int8", { type: "nf4", headType: "int8", tied: true }),
+    skip: ["replicated", "column", "row", "merged", "qkv"],
+  },
 ];
 
 describe("@shardloom/bitsandbytes keeps what a plugin promises", () => {
