@@ -180,13 +180,18 @@ async function checkDamage(subject: Subject, damaging: Damaging): Promise<void> 
   });
 }
 
-/** One layer of each kind that is stored in a way of its own: the first one that the format does not leave plain. */
+/**
+ * One layer of each kind that is stored in a way of its own: the first one that the format does not leave plain. The head
+ * comes first, as there may be nothing else that an option is about.
+ */
 async function findTargets(subject: Subject): Promise<readonly Target[]> {
   const targets: Target[] = [];
   const kinds: readonly LayerKind[] = LAYER_KINDS.filter((kind) => kind !== "replicated" && !subject.skips(kind));
   for (const kind of kinds) {
     const { preparation, layers } = await findLayers(subject, kind);
-    for (const layer of layers.filter((each) => each.fits(CUT) && each.aligned(CUT))) {
+    const heads = layers.filter(({ isHead }) => isHead === true);
+    const others = layers.filter(({ isHead }) => isHead !== true);
+    for (const layer of [...heads, ...others].filter((each) => each.fits(CUT) && each.aligned(CUT))) {
       const names = new Set<string>();
       let own = false;
       const values = await loadValues(

@@ -58,6 +58,8 @@ export interface LayerSpec {
   readonly inputs: number;
   /** One tensor on disk holds all parts. */
   readonly fused: boolean;
+  /** Its outputs are the logits; absent where they are not. */
+  readonly isHead?: boolean;
   /** Whether so many ranks can share the layer. */
   fits(cut: Cut): boolean;
   /** Whether every boundary of a cut is one at which the format says it can be cut. */
@@ -70,7 +72,7 @@ export interface Units {
   readonly inputs: number;
 }
 
-/** The layers of one kind that a model's matrices can be made into: its head first, as a format may have a way of its own for it. */
+/** The layers of one kind that a model's matrices can be made into. */
 export function layersOf(
   preparation: Preparation,
   checkpoint: Checkpoint,
@@ -80,8 +82,7 @@ export function layersOf(
   const json = preparation.ranks.description.config;
   const family = selectFamily(json);
   const config = family.parseConfig(json);
-  const layers = layersWithoutBytes(family, json).linears.map(({ layer }) => layer);
-  const found = layers.toSorted((a, b) => Number(b.isHead ?? false) - Number(a.isHead ?? false));
+  const found = layersWithoutBytes(family, json).linears.map(({ layer }) => layer);
   const fused = (layer: LinearLayer): boolean => layer.parts.length > 1 && isFused(layer, checkpoint);
   switch (kind) {
     case "replicated":
@@ -127,6 +128,7 @@ function matrixLayer(kind: "replicated" | "column" | "row", matrix: Matrix, unit
   return {
     kind,
     prefix,
+    isHead,
     parts: [{ prefix, outputs }],
     inputs,
     fused: false,
@@ -148,6 +150,7 @@ function embeddingLayer({ prefix, parts, inputSize, isHead = false }: LinearLaye
   return {
     kind: "embedding",
     prefix,
+    isHead,
     parts: [{ prefix, outputs }],
     inputs: inputSize,
     fused: false,
