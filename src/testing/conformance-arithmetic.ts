@@ -11,6 +11,7 @@ import type { LinearModule } from "../layers/layer-context.js";
 import { rangeSize } from "../parallel/partition.js";
 import { describePlace, SimulationAssertionError } from "./assertion-error.js";
 import { failed, type LoadedRank, modulesOf, within } from "./conformance-load.js";
+import { checkRecording, type RecordingSeat } from "./conformance-recording.js";
 import { shardValues } from "./conformance-values.js";
 import { seededRandom } from "./turn-order.js";
 
@@ -18,14 +19,9 @@ import { seededRandom } from "./turn-order.js";
 const ROWS = 3;
 const CAPACITY = 5;
 
-/** A rank's end of one layer in one call. */
-interface Seat {
-  readonly module: LinearModule;
+interface Seat extends RecordingSeat {
   /** Dequantized, `[outputs, inputs]` of this rank. */
   readonly weights: Float32Array;
-  readonly out: Operand;
-  readonly x: Operand;
-  readonly bias: Operand;
 }
 
 /**
@@ -50,6 +46,10 @@ export async function checkApply(
   checkAlike(where, seats);
   const second = await run(where, ranks, seats);
   compareBytes(`${where}: applied again to the same`, seats, first, second);
+  for (const [rank, seat] of seats.entries()) {
+    const kernels = ranks[rank]?.kernels;
+    if (kernels !== undefined) checkRecording(where, seat, kernels, ROWS);
+  }
 }
 
 async function takeSeat(module: LinearModule, loaded: LoadedRank | undefined): Promise<Seat> {

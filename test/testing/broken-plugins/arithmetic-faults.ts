@@ -46,6 +46,17 @@ class ClearingItsOutput extends NibblesMethod {
   }
 }
 
+/** Its results are right, but the bias is in no call of a kernel. */
+class RecordableThoughItComputes extends NibblesMethod {
+  readonly recordable = true;
+  override apply(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): void {
+    super.apply(kernels, out, x, null, rows);
+    if (bias === null) return;
+    const [values, biases] = [f32Of(out.tensor), f32Of(bias.tensor)];
+    for (let i = 0; i < rows * out.columns; i++) values[i] = (values[i] ?? 0) + (biases[i % out.columns] ?? 0);
+  }
+}
+
 /** Sums over ranks itself, and every rank adds the bias before. */
 class AddingTheBiasOnEveryRank extends NibblesMethod {
   *applyReduced(kernels: Kernels, out: Operand, x: Operand, bias: Operand | null, rows: number): Pass {
@@ -95,6 +106,13 @@ export const arithmeticFaults: readonly BrokenPlugin[] = [
     fixture: separate,
     caughtBy: "replicated layers are loaded, processed and applied on one rank",
     message: /expected 3 rows of output but row 3 was written/,
+  },
+  {
+    what: "says that it is recordable, and adds the bias by itself",
+    plugin: withMethod(RecordableThoughItComputes),
+    fixture: separate,
+    caughtBy: "replicated layers are loaded, processed and applied on one rank",
+    message: /says that it is recordable, but its 1 calls of kernels/,
   },
   {
     what: "adds the bias on every rank",
