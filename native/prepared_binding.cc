@@ -134,12 +134,14 @@ bool run_linear(AddonInstance& instance, const PreparedWeight& weight, const Lin
   const bool is_int8 = weight.activations == Activations::int8;
   const std::int32_t limit16 = weight.is_code4 ? kInt16LimitOfCode4 : kInt16LimitOfInt8;
   const float step = is_int8 ? weight.code4.step8 : weight.code4.step16;
+  const CodeSteps& steps = is_int8 ? weight.code4.steps8 : weight.code4.steps16;
   const QuantizeArgs quantize = {
       .x = args.x,
       .x_stride = args.x_stride,
       .inputs = args.inputs,
       .limit = is_int8 ? kInt8Limit : limit16,
       .factor = weight.is_code4 ? step : weight.int8.multiplier,
+      .offset = weight.is_code4 ? steps.least : kInt8Offset,
       .out = instance.quantized.reserve(args.rows, args.inputs, block, is_int8 ? 1 : 2),
   };
   if (quantize.out.codes == nullptr) return false;

@@ -156,8 +156,12 @@ QuantizedRows QuantizedBuffer::reserve(std::int64_t rows, std::int64_t inputs, s
 
 bool quantize_codebook(ArrangedCode4& weight, const float* codebook) {
   std::memcpy(weight.codebook, codebook, sizeof weight.codebook);
-  return quantize_entries(codebook, kCodebook16Limit, weight.codebook16, weight.step16) &&
-         quantize_entries(codebook, kCodebook8Limit, weight.codebook8, weight.step8);
+  const bool rounded = quantize_entries(codebook, kCodebook16Limit, weight.codebook16, weight.step16) &&
+                       quantize_entries(codebook, kCodebook8Limit, weight.codebook8, weight.step8);
+  if (!rounded) return false;
+  weight.steps16 = steps_of(weight.codebook16);
+  weight.steps8 = steps_of(weight.codebook8);
+  return true;
 }
 
 bool arrange(AddonInstance& instance, PreparedWeight& weight, const Region& codes, const Region& scales,

@@ -52,7 +52,7 @@ void quantize_block(const QuantizeArgs& args, std::int64_t row, std::int64_t blo
   const std::int64_t at = row * out.blocks + block;
   out.scales[at] = step * args.factor;
   out.sums[at] = static_cast<float>(sum) * step;
-  if (sizeof(Code) == 1) out.starts[at] = -128 * sum;
+  out.starts[at] = args.offset * sum;
 }
 
 template <class Code>

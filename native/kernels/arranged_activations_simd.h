@@ -49,7 +49,7 @@ struct ActivationBlocks {
     }
     args.out.scales[at] = rounding.step * args.factor;
     args.out.sums[at] = static_cast<float>(sum) * rounding.step;
-    if constexpr (sizeof(Code) == 1) args.out.starts[at] = -128 * sum;
+    args.out.starts[at] = args.offset * sum;
   }
 
   template <class Code, int kBlock>

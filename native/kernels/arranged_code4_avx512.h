@@ -49,9 +49,9 @@ struct Code4Int8 : Int8Words<Dots> {
   __m512i table;
 
   explicit Code4Int8(const ArrangedCode4& weight)
-      : table(_mm512_xor_si512(
+      : table(_mm512_sub_epi8(
             _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weight.codebook8))),
-            _mm512_set1_epi8(Dots::kFlipped))) {}
+            _mm512_set1_epi8(static_cast<char>(Dots::kUnsigned ? weight.steps8.least : 0)))) {}
 
   template <int kWord>
   Word decode(const std::uint8_t* unit) const {

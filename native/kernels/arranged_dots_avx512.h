@@ -2,7 +2,7 @@
 //
 // A `Dots` has
 //   kTileRows              as a Format's (arranged_avx512.h)
-//   kFlipped               bits of an 8-bit weight that it wants flipped
+//   kUnsigned              whether it wants 8-bit weights less the least of them, which are without sign
 //   Bytes                  what it wants of 8-bit weights, made by `bytes`
 //   start(x_starts, at)    what the sum of block `at` of x begins with, at 8 bits
 //   pairs(sum, weights, x) sum + the products of 16 bits
@@ -18,7 +18,7 @@ namespace {
 
 struct MultiplyAdd {
   static constexpr int kTileRows = 5;
-  static constexpr char kFlipped = 0;
+  static constexpr bool kUnsigned = false;
 
   // vpmaddubsw takes one operand without sign, so it gets the magnitudes of weights, and x their signs.
   struct Bytes {

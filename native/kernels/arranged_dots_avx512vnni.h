@@ -11,8 +11,9 @@ namespace {
 
 struct Vnni {
   static constexpr int kTileRows = 6;
-  // vpdpbusd takes one operand without sign: weights get 128 added, and the sum of a block begins with what that adds.
-  static constexpr char kFlipped = -128;
+  // vpdpbusd takes one operand without sign: weights less the least of them. The sum of a block begins with what that one is
+  // worth.
+  static constexpr bool kUnsigned = true;
   using Bytes = __m512i;
 
   static Bytes bytes(__m512i weights) { return weights; }

@@ -9,6 +9,7 @@ __m256i codes_at(const std::uint8_t* half) { return _mm256_loadu_si256(reinterpr
 
 struct Int8Int16 : Dot16 {
   using Matrix = ArrangedInt8;
+  static constexpr std::int64_t kStreamRows = 24;
   static constexpr std::int64_t kUnitInputs = kInt8UnitInputs;
   static constexpr int kWords = 2;
 
@@ -24,6 +25,7 @@ struct Int8Int16 : Dot16 {
 
 struct Int8Int8 : Dot8 {
   using Matrix = ArrangedInt8;
+  static constexpr std::int64_t kStreamRows = kAnyRows;
   static constexpr std::int64_t kUnitInputs = kInt8UnitInputs;
   static constexpr int kWords = 1;
 

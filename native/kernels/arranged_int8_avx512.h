@@ -34,7 +34,7 @@ struct Int8Int8 : Int8Words<Dots> {
   template <int kWord>
   Word decode(const std::uint8_t* unit) const {
     const __m512i codes = _mm512_loadu_si512(unit);
-    return Dots::bytes(Dots::kFlipped == 0 ? codes : _mm512_xor_si512(codes, _mm512_set1_epi8(Dots::kFlipped)));
+    return Dots::bytes(Dots::kUnsigned ? _mm512_sub_epi8(codes, _mm512_set1_epi8(kInt8Offset)) : codes);
   }
 };
 

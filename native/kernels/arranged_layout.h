@@ -60,6 +60,22 @@ inline std::int64_t activation_block(std::int64_t block_size) {
   return block_size % 64 == 0 ? 64 : block_size % 32 == 0 ? 32 : 16;
 }
 
+inline std::int32_t common_divisor(std::int32_t a, std::int32_t b) { return b == 0 ? a : common_divisor(b, a % b); }
+
+template <class Code>
+CodeSteps steps_of(const Code (&codebook)[16]) {
+  std::int32_t least = codebook[0];
+  std::int32_t largest = codebook[0];
+  for (const Code code : codebook) {
+    least = code < least ? code : least;
+    largest = code > largest ? code : largest;
+  }
+  std::int32_t unit = 0;
+  for (const Code code : codebook) unit = common_divisor(unit, code - least);
+  if (unit == 0) unit = 1;
+  return {least, unit, (largest - least) / unit};
+}
+
 // Code of an input of one row of a group, 0 to 15.
 inline int code4_at(const std::uint8_t* group, std::int64_t row, std::int64_t input) {
   const std::int64_t place = input % kCode4UnitInputs;

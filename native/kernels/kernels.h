@@ -91,7 +91,7 @@ struct QuantizedRows {
   std::int64_t code_stride;   // bytes from one row to the next, a multiple of 64
   float* scales;              // [rows, blocks]: a block's step times QuantizeArgs::factor
   float* sums;                // [rows, blocks]: the sum of a block's codes times its step
-  std::int32_t* starts;       // [rows, blocks], int8 codes only: -128 times the sum of a block's codes
+  std::int32_t* starts;       // [rows, blocks]: QuantizeArgs::offset times the sum of a block's codes
   std::int64_t blocks;
   std::int64_t block;         // inputs of a block: 16, 32 or 64
 };
@@ -105,11 +105,13 @@ struct QuantizeArgs {
   std::int64_t inputs;
   std::int32_t limit;         // kInt8Limit for int8 codes
   float factor;               // what the codes of the weight are to be multiplied with beside their scale
+  std::int32_t offset;        // the least code of the weight: CodeSteps::least of its codebook, or kInt8Offset
   QuantizedRows out;
 };
 
 inline constexpr float kLeastMagnitude = 0x1p-100f;
 inline constexpr std::int32_t kInt8Limit = 127;
+inline constexpr std::int32_t kInt8Offset = -128;
 // Sums of a block of at most 64 products fit into 32 bits: 64 * 4096 * 8191 and 64 * 128 * 32767 are below 2^31.
 inline constexpr std::int32_t kCodebook16Limit = 4096;
 inline constexpr std::int32_t kCodebook8Limit = 127;
@@ -132,6 +134,13 @@ struct ArrangedMatrix {
   std::int64_t group_bytes;        // of codes
 };
 
+// A codebook as whole steps from its least entry on: entry i is least + unit * n, n at most `most`, with the largest unit.
+struct CodeSteps {
+  std::int32_t least;
+  std::int32_t unit;
+  std::int32_t most;
+};
+
 // codebook[i] is about codebook16[i] * step16 and codebook8[i] * step8.
 struct ArrangedCode4 : ArrangedMatrix {
   float codebook[16];
@@ -139,6 +148,8 @@ struct ArrangedCode4 : ArrangedMatrix {
   std::int8_t codebook8[16];    // magnitudes up to kCodebook8Limit
   float step16;
   float step8;
+  CodeSteps steps16;            // of codebook16
+  CodeSteps steps8;             // of codebook8
 };
 
 struct ArrangedInt8 : ArrangedMatrix {

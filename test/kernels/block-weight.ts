@@ -48,13 +48,20 @@ export function codesOf(format: Format, outputs: number, inputs: number, next: (
   return codes;
 }
 
+/** Linear codes, whose kernels may differ from those of any codebook. */
+function linearCodebook(zero: number): Tensor {
+  const tensor = zeros("f32", [16]);
+  f32Of(tensor).set(Array.from({ length: 16 }, (_, code) => code - zero));
+  return tensor;
+}
+
 export function makeWeight(random: Random, format: Format, extents: Extents): BlockWeight {
   const { outputs, inputs, blockSize, minimums = false, values = "f32", multiplier = 1 } = extents;
   const blocks = [outputs, inputs / blockSize];
   return {
     format,
     codes: codesOf(format, outputs, inputs, () => random.below(256)),
-    codebook: random.floats("f32", [16]),
+    codebook: random.below(2) === 0 ? random.floats("f32", [16]) : linearCodebook(random.below(17)),
     scales: random.floats(values, blocks, format === "code4" ? 1 : 1 / 128),
     minimums: minimums ? random.floats(values, blocks, 0.5) : null,
     blockSize,
