@@ -28,15 +28,79 @@ bool are_whole(const float* codebook, double scale) {
   return true;
 }
 
-// A scale that makes whole numbers of up to `limit` of all entries, not all of which are 0: the smallest power of two that makes
-// them exactly, if there is one, otherwise the one that takes the largest to the limit.
-double codebook_scale(const float* codebook, double largest, double limit) {
+// The smallest power of two that makes whole numbers up to `limit` of all entries, not all of which are 0; 0 where there is none.
+double exact_scale(const float* codebook, double largest, double limit) {
   double scale = 1;
   while (largest * scale * 2 <= limit) scale *= 2;
   while (largest * scale > limit) scale /= 2;
-  if (!are_whole(codebook, scale)) return limit / largest;
+  if (!are_whole(codebook, scale)) return 0;
   while (are_whole(codebook, scale / 2)) scale /= 2;
   return scale;
+}
+
+struct CodebookScale {
+  double scale;
+  double step;
+};
+
+// What the functions of the same name in src/kernels/activation-levels.ts do, operation by operation: both have to take the
+// same scale.
+struct EntryWeights {
+  double values[16];
+};
+
+EntryWeights entry_weights(const float* codebook, double largest) {
+  EntryWeights weights;
+  for (int i = 0; i < 16; i++) {
+    const double entry = codebook[i];
+    double below = -HUGE_VAL;
+    double above = HUGE_VAL;
+    for (int j = 0; j < 16; j++) {
+      if (codebook[j] < entry) below = std::fmax(below, codebook[j]);
+      if (codebook[j] > entry) above = std::fmin(above, codebook[j]);
+    }
+    const double from = std::isfinite(below) ? (below + entry) / 2 : entry;
+    const double to = std::isfinite(above) ? (entry + above) / 2 : entry;
+    const double share = entry / largest;
+    const double density = 1 - share * share;
+    const bool is_end = !(std::isfinite(below) && std::isfinite(above));
+    weights.values[i] = (to - from) * density * density * density + (is_end ? largest / 128 : 0);
+  }
+  return weights;
+}
+
+CodebookScale fit_scale(const float* codebook, double largest, std::int32_t limit) {
+  const EntryWeights weights = entry_weights(codebook, largest);
+  CodebookScale best = {0, 0};
+  double least = HUGE_VAL;
+  for (std::int32_t level = (limit + 1) / 2; level <= limit; level++) {
+    const double scale = level / largest;
+    double products = 0;
+    double squares = 0;
+    for (int i = 0; i < 16; i++) {
+      const double code = std::nearbyint(codebook[i] * scale);
+      products += weights.values[i] * codebook[i] * code;
+      squares += weights.values[i] * code * code;
+    }
+    const double step = products / squares;
+    double error = 0;
+    for (int i = 0; i < 16; i++) {
+      const double rest = codebook[i] - std::nearbyint(codebook[i] * scale) * step;
+      error += weights.values[i] * rest * rest;
+    }
+    if (error < least) {
+      least = error;
+      best = {scale, step};
+    }
+  }
+  return best;
+}
+
+CodebookScale codebook_scale(const float* codebook, double largest, std::int32_t limit, bool fitted) {
+  if (largest == 0) return {1, 1};
+  const double exact = exact_scale(codebook, largest, limit);
+  if (exact != 0) return {exact, 1 / exact};
+  return fitted ? fit_scale(codebook, largest, limit) : CodebookScale{limit / largest, 1 / (limit / largest)};
 }
 
 template <class Code>
@@ -46,9 +110,9 @@ bool quantize_entries(const float* codebook, std::int32_t limit, Code (&codes)[1
     if (!std::isfinite(codebook[i])) return false;
     largest = std::fmax(largest, std::fabs(static_cast<double>(codebook[i])));
   }
-  const double scale = largest == 0 ? 1 : codebook_scale(codebook, largest, limit);
-  for (int i = 0; i < 16; i++) codes[i] = static_cast<Code>(std::nearbyint(codebook[i] * scale));
-  step = static_cast<float>(1 / scale);
+  const CodebookScale found = codebook_scale(codebook, largest, limit, sizeof(Code) == 1);
+  for (int i = 0; i < 16; i++) codes[i] = static_cast<Code>(std::nearbyint(codebook[i] * found.scale));
+  step = static_cast<float>(found.step);
   return std::isfinite(step) && step >= FLT_MIN;
 }
 

@@ -63,22 +63,90 @@ export interface RoundedCodebook {
 
 /**
  * Rounds a codebook; exactly if its entries are whole multiples of a power of two within the limit, as those of linear codes
- * are, and then to the smallest whole numbers. Null where an entry is no number, or too close to 0 for f32: such a weight is multiplied with in f32.
+ * are, and then to the smallest whole numbers. Others take the whole range of `int16`; of 8 bits they take the scale that leaves the
+ * least error (`fitScale`). Null where an entry is no number, or too close to 0 for f32: such a weight is multiplied with in f32.
  */
 export function roundCodebook(entries: Float32Array, level: IntegerLevel): RoundedCodebook | null {
   if (!entries.every(Number.isFinite)) return null;
+  const { scale, step } = codebookScale(entries, level);
+  const rounded = fround(step);
+  if (!Number.isFinite(rounded) || rounded < SMALLEST_NORMAL) return null;
+  return { codes: [...entries].map((entry) => roundHalfEven(entry * scale)), step: rounded };
+}
+
+/** Entry i becomes `entry * scale`, rounded, and is about that times `step`. */
+interface CodebookScale {
+  readonly scale: number;
+  readonly step: number;
+}
+
+function codebookScale(entries: Float32Array, level: IntegerLevel): CodebookScale {
   const limit = CODEBOOK_LIMIT[level];
   const largest = entries.reduce((most, entry) => Math.max(most, Math.abs(entry)), 0);
+  if (largest === 0) return { scale: 1, step: 1 };
+  const exact = exactScale(entries, largest, limit);
+  if (exact !== null) return { scale: exact, step: 1 / exact };
+  return level === "int8" ? fitScale(entries, largest, limit) : { scale: limit / largest, step: 1 / (limit / largest) };
+}
+
+function exactScale(entries: Float32Array, largest: number, limit: number): number | null {
   let scale = 1;
-  if (largest > 0) {
-    while (largest * scale * 2 <= limit) scale *= 2;
-    while (largest * scale > limit) scale /= 2;
-    if (areWhole(entries, scale)) while (areWhole(entries, scale / 2)) scale /= 2;
-    else scale = limit / largest;
+  while (largest * scale * 2 <= limit) scale *= 2;
+  while (largest * scale > limit) scale /= 2;
+  if (!areWhole(entries, scale)) return null;
+  while (areWhole(entries, scale / 2)) scale /= 2;
+  return scale;
+}
+
+/**
+ * The scale, of those that make the largest entry one of the whole numbers from half the limit up to the limit, with the least
+ * squares of what rounding changes in weights, and the step that is best with it: entries lie where they lie, and some scales
+ * are near multiples of most of them. native/prepared_weights.cc does the same, operation by operation.
+ */
+function fitScale(entries: Float32Array, largest: number, limit: number): CodebookScale {
+  const weights = entryWeights(entries, largest);
+  let best = { scale: 0, step: 0 };
+  let least = Number.POSITIVE_INFINITY;
+  for (let level = (limit + 1) / 2; level <= limit; level++) {
+    const scale = level / largest;
+    let [products, squares] = [0, 0];
+    for (const [i, entry] of entries.entries()) {
+      const code = roundHalfEven(entry * scale);
+      products += (weights[i] ?? 0) * entry * code;
+      squares += (weights[i] ?? 0) * code * code;
+    }
+    const step = products / squares;
+    let error = 0;
+    for (const [i, entry] of entries.entries()) {
+      const rest = entry - roundHalfEven(entry * scale) * step;
+      error += (weights[i] ?? 0) * rest * rest;
+    }
+    if (error < least) {
+      least = error;
+      best = { scale, step };
+    }
   }
-  const step = fround(1 / scale);
-  if (!Number.isFinite(step) || step < SMALLEST_NORMAL) return null;
-  return { codes: [...entries].map((entry) => roundHalfEven(entry * scale)), step };
+  return best;
+}
+
+/**
+ * About how many of a block's weights have each entry: normal numbers over the largest magnitude of 64 of them, which itself
+ * is one of the two ends. (1 - v^2)^3 is near the density of the others.
+ */
+function entryWeights(entries: Float32Array, largest: number): number[] {
+  return [...entries].map((entry) => {
+    let [below, above] = [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
+    for (const other of entries) {
+      if (other < entry) below = Math.max(below, other);
+      if (other > entry) above = Math.min(above, other);
+    }
+    const from = Number.isFinite(below) ? (below + entry) / 2 : entry;
+    const to = Number.isFinite(above) ? (entry + above) / 2 : entry;
+    const share = entry / largest;
+    const density = 1 - share * share;
+    const isEnd = !(Number.isFinite(below) && Number.isFinite(above));
+    return (to - from) * density * density * density + (isEnd ? largest / 128 : 0);
+  });
 }
 
 function areWhole(entries: Float32Array, scale: number): boolean {
