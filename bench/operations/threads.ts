@@ -8,10 +8,12 @@ const SPIN_MICROS = 100;
 
 const topology = readTopology();
 const cpus = topology.known ? topology.cpus.map(({ id }) => id) : [];
+/** Asked before this thread keeps to one CPU, which is then all that is available to it. */
+const available = availableParallelism();
 
 /** One, and as many as there are CPUs. */
 export function threadCounts(): number[] {
-  return [...new Set([1, availableParallelism()])];
+  return [...new Set([1, available])];
 }
 
 /** As tables have it. */
