@@ -21,6 +21,11 @@ export interface RowGroups {
    * eight the first four in the low halves and the last four in the high ones.
    */
   readonly codeBits: 4 | 8;
+  /**
+   * Where the scales of all rows belong, in the order of rows, and will be read to after the codes. Who finds them beside codes
+   * may put those of the same rows there at once, to have nothing to copy then.
+   */
+  readonly scales?: { readonly matrix: Uint8Array; readonly rowBytes: number };
 }
 
 /** Reads a slice of whole rows to row `firstRow` of a matrix and the rows after it. Throws as `readSlice` does. */

@@ -64,6 +64,7 @@ export abstract class LinearBase {
     const { quantization } = context;
     this.method = this.#hook("linearMethod", () => quantization.linearMethod(layer)) ?? new UnquantizedLinearMethod();
     this.#hook("createWeights", () => this.method.createWeights(this.#creation(), layer));
+    this.#pairScales();
     if (bias) {
       const shape = [layer.outputSizePerPartition];
       this.#add({ name: "bias", dtype: "f32", shape, outputDim: 0, inputDim: null });
@@ -97,6 +98,16 @@ export abstract class LinearBase {
       this.#declare(`${prefix}.${spec.name}`, parameter, shardId);
     }
     if (layer.parts.length > 1) this.#declare(`${layer.prefix}.${spec.name}`, parameter, null);
+  }
+
+  /** Codes know where the scales of their rows are. */
+  #pairScales(): void {
+    for (const codes of this.parameters) {
+      const { scales: name, parts, shape } = codes.spec;
+      if (name === undefined) continue;
+      const scales = this.parameters.find(({ spec }) => spec.name === name && String(spec.parts) === String(parts));
+      if (scales?.spec.shape.length === 2 && scales.spec.shape[0] === shape[0]) codes.pairWith(scales);
+    }
   }
 
   #declare(diskName: string, parameter: Parameter, shardId: ShardId | null): void {

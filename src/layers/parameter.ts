@@ -43,6 +43,7 @@ export class Parameter {
   readonly rank: number;
   readonly #shared: SharedReads | undefined;
   #loaded: LoadedSlice[] = [];
+  #scales: Parameter | null = null;
 
   /** With `shared`, what other ranks load as well is read by one of them. */
   constructor(name: string, spec: ParameterSpec, tensor: Tensor, rank: number, shared?: SharedReads) {
@@ -61,6 +62,14 @@ export class Parameter {
   /** Dimension along which parts are placed and accounted for. */
   get dim(): number {
     return this.spec.outputDim ?? 0;
+  }
+
+  /**
+   * Has `scales`, a matrix of as many rows, be filled with this one where both are read together. Only its memory is: what
+   * its account says comes from its own loading.
+   */
+  pairWith(scales: Parameter): void {
+    this.#scales = scales;
   }
 
   /**
@@ -128,7 +137,10 @@ export class Parameter {
     const sizeBytes = rangeSize(rows) * groups.rowBytes;
     const pieces = shared === undefined || sizeBytes < shared.leastBytes ? [] : cutSlice(ranges, 0, held());
     if (shared === undefined || pieces.every(({ holders }) => holders === 1)) {
-      readRowGroups(source, ranges, groups, offset);
+      // Scales go as the codes do: those that ranks share are read on their own.
+      const scales = this.#scales?.tensor;
+      const placed = scales === undefined ? groups : { ...groups, scales: matrixOf(scales) };
+      readRowGroups(source, ranges, placed, offset);
       return;
     }
     for (const piece of pieces) {
@@ -291,6 +303,11 @@ export class Parameter {
       convertFloats(part, from, destination.subarray(row * rowBytes, (row + count) * rowBytes), to, source.name);
     }
   }
+}
+
+function matrixOf(tensor: Tensor): NonNullable<RowGroups["scales"]> {
+  const [, columns = 0] = tensor.shape;
+  return { matrix: bytesOf(tensor), rowBytes: columns * dtypeBytes(tensor.dtype) };
 }
 
 /** Divides a logical offset or size by a packing factor. Throws CheckpointError `INEXACT_PACKING` unless it is exact. */

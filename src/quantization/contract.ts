@@ -80,6 +80,8 @@ export interface ParameterSpec {
   readonly shardIndexer?: ShardIndexer;
   /** A matrix of codes of so many bits whose rows are to lie in groups (checkpoint/row-groups.ts), as kernels will have them. */
   readonly rowGroups?: 4 | 8;
+  /** Of such a matrix: the name of the parameter with the scales of the same rows, `[rows, scales]`; it may be filled with the codes. */
+  readonly scales?: string;
 }
 
 /** One logical matrix of a linear layer, and which part of it this rank owns. */

@@ -188,7 +188,8 @@ function parametersOf(
     packed: { dim: 1, factor: 2 },
   };
   const codes = execution === "code4" ? u8Codes : i8Codes;
-  const placed: ParameterSpec = inGroups ? { ...codes, rowGroups: execution === "code4" ? 4 : 8 } : codes;
+  const rowGroups = execution === "code4" ? 4 : 8;
+  const placed: ParameterSpec = inGroups ? { ...codes, rowGroups, scales: "weight.scales" } : codes;
   return [placed, ...planes.map(perBlock)];
 }
 

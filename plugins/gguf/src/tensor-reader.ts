@@ -59,9 +59,9 @@ export class TensorReader {
     f16: { scales: new Uint16Array(VALUE_TILE_BYTES / 2), minimums: new Uint16Array(VALUE_TILE_BYTES / 2) },
     f32: { scales: new Float32Array(VALUE_TILE_BYTES / 4), minimums: new Float32Array(VALUE_TILE_BYTES / 4) },
   };
-  /** Headers of the blocks in `#kept`, in the order of its ranges. */
+  /** Memory of headers that are kept here. */
   #headers = new Uint8Array(0);
-  #kept: { readonly tensor: StoredTensor; readonly ranges: readonly BlockRange[] } | null = null;
+  #kept: KeptHeaders | null = null;
   #bytesRead = 0;
 
   constructor(file: RandomAccessFile) {
@@ -107,13 +107,16 @@ export class TensorReader {
     const { blocks, blockElements } = tensor.format;
     if (blocks === null) return false;
     const codeBytes = planeBytes(blocks, "codes", blockElements);
-    return this.#readParts(tensor, ranges, ({ layout }, strided, { done, end, headers }) => {
+    return this.#readParts(tensor, ranges, null, ({ layout }, strided, { done, end, headers }) => {
       const codes = destination.subarray(done * codeBytes, end * codeBytes);
       this.#file.readBlocks(layout, strided, { codes, headers }, tensor.name);
     });
   }
 
-  /** The same of whole rows of `rowBlocks` blocks, to row `firstRow` of a matrix in groups and the rows after it. */
+  /**
+   * The same of whole rows of `rowBlocks` blocks, to row `firstRow` of a matrix in groups and the rows after it; scales to
+   * their place beside it, where that is given and headers are scales.
+   */
   readCodeGroups(
     tensor: StoredTensor,
     ranges: readonly BlockRange[],
@@ -121,16 +124,26 @@ export class TensorReader {
     firstRow: number,
     rowBlocks: number,
   ): boolean {
-    return this.#readParts(tensor, ranges, ({ layout }, strided, { done, headers }) => {
+    const scales = headersPlace(
+      tensor,
+      groups,
+      { start: firstRow, end: firstRow + countBlocks(ranges) / rowBlocks },
+      rowBlocks,
+    );
+    return this.#readParts(tensor, ranges, scales, ({ layout }, strided, { done, headers }) => {
       const to = { groups, firstRow: firstRow + done / rowBlocks, rowBlocks, headers };
       this.#file.readBlockGroups(layout, strided, to, tensor.name);
     });
   }
 
-  /** Calls `read` for each of some runs of blocks, `done` to `end` of all, and keeps the headers that it reads. */
+  /**
+   * Calls `read` for each of some runs of blocks, `done` to `end` of all, and keeps the headers that it reads: in `place`, or in
+   * memory of its own where that is null.
+   */
   #readParts(
     tensor: StoredTensor,
     ranges: readonly BlockRange[],
+    place: Uint8Array | null,
     read: (
       format: LaidOutFormat,
       strided: BlockRuns,
@@ -142,18 +155,19 @@ export class TensorReader {
     this.#stashKept(tensor);
     const { layout } = blocks;
     const needed = countBlocks(ranges) * layout.headerBytes;
-    if (this.#headers.length < needed) this.#headers = new Uint8Array(needed);
+    if (place === null && this.#headers.length < needed) this.#headers = new Uint8Array(needed);
+    const all = place ?? this.#headers.subarray(0, needed);
     let done = 0;
     for (const range of ranges) {
       const end = done + range.blocks * range.runs;
-      const headers = this.#headers.subarray(done * layout.headerBytes, end * layout.headerBytes);
+      const headers = all.subarray(done * layout.headerBytes, end * layout.headerBytes);
       const position = tensor.position + range.first * blockBytes;
       const strided = { position, blocks: range.blocks, stride: range.stride * blockBytes, runs: range.runs };
       read(blocks, strided, { done, end, headers });
       this.#bytesRead += (end - done) * blockBytes;
       done = end;
     }
-    this.#kept = { tensor, ranges };
+    this.#kept = { tensor, ranges, headers: all, isOwn: place === null };
     return true;
   }
 
@@ -171,34 +185,38 @@ export class TensorReader {
     const unit = planeBytes(blocks, plane, blockElements);
     const { headerBytes } = blocks.layout;
     const count = countBlocks(ranges);
+    if (!kept.isOwn) {
+      this.#kept = null;
+      return isSameMemory(kept.headers, destination);
+    }
     if (blocks.headersAreScales) {
-      destination.set(this.#headers.subarray(0, count * headerBytes));
+      destination.set(kept.headers);
       return true;
     }
     const tile = this.#valueTiles[blocks.valueDType];
     const tileBlocks = VALUE_TILE_BYTES / unit;
     for (let block = 0; block < count; block += tileBlocks) {
       const end = Math.min(count, block + tileBlocks);
-      const headers = this.#headers.subarray(block * headerBytes, end * headerBytes);
+      const headers = kept.headers.subarray(block * headerBytes, end * headerBytes);
       blocks.readHeaders(headers, end - block, tile.scales, tile.minimums);
       destination.set(bytes(tile[plane]).subarray(0, (end - block) * unit), block * unit);
     }
     return true;
   }
 
-  /** Puts what was kept beside the last codes where `read` finds it, unless it was of another tensor. */
+  /** Puts what was kept beside the last codes where `read` finds it, unless it was of another tensor, or is no longer ours. */
   #stashKept(tensor: StoredTensor): void {
     const kept = this.#kept;
     this.#kept = null;
     const { blocks, blockElements } = tensor.format;
-    if (kept?.tensor !== tensor || blocks === null || !isLaidOut(blocks)) return;
+    if (kept?.tensor !== tensor || !kept.isOwn || blocks === null || !isLaidOut(blocks)) return;
     const stash = this.#stash;
     stash.prepare(tensor, blockElements / blocks.scaleElements);
     let at = 0;
     for (const { first, stride, runs, blocks: count } of kept.ranges) {
       for (let run = 0; run < runs; run++) {
         const block = first + run * stride;
-        blocks.readHeaders(this.#headers.subarray(at), count, stash.scales(block, count), stash.minimums(block, count));
+        blocks.readHeaders(kept.headers.subarray(at), count, stash.scales(block, count), stash.minimums(block, count));
         stash.note(block, count);
         at += count * blocks.layout.headerBytes;
       }
@@ -263,6 +281,32 @@ export class TensorReader {
     this.#file.read(destination, position);
     this.#bytesRead += destination.length;
   }
+}
+
+/** Headers of the codes that were read last, in the order of their ranges. */
+interface KeptHeaders {
+  readonly tensor: StoredTensor;
+  readonly ranges: readonly BlockRange[];
+  readonly headers: Uint8Array;
+  /** Otherwise they are where whoever asked for the codes wants the scales, and may be something else when that is read. */
+  readonly isOwn: boolean;
+}
+
+/** Where the headers of rows may be read to at once: to the place of their scales, if that is what they are; else null. */
+function headersPlace(
+  { format }: StoredTensor,
+  { scales }: RowGroups,
+  rows: { readonly start: number; readonly end: number },
+  rowBlocks: number,
+): Uint8Array | null {
+  const { blocks } = format;
+  if (scales === undefined || blocks === null || !isLaidOut(blocks) || !blocks.headersAreScales) return null;
+  if (scales.rowBytes !== rowBlocks * blocks.layout.headerBytes) return null;
+  return scales.matrix.subarray(rows.start * scales.rowBytes, rows.end * scales.rowBytes);
+}
+
+function isSameMemory(one: Uint8Array, other: Uint8Array): boolean {
+  return one.buffer === other.buffer && one.byteOffset === other.byteOffset && one.length === other.length;
 }
 
 function countBlocks(ranges: readonly BlockRange[]): number {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { type Checkpoint, dtypeBytes, type Range } from "shardloom/plugin";
+import { type Checkpoint, type CheckpointTensor, dtypeBytes, type Range } from "shardloom/plugin";
 import { createGgufLoader } from "../src/index.js";
 import { fixturePath } from "./fixture.js";
 import { between, loadMatrix, matrices, matrixOf, quantizationOf } from "./sharding.js";
@@ -45,8 +45,8 @@ describe("what is read of a GGUF file to shard it", () => {
 });
 
 /** The view of a config once rank 0 has made row-parallel layers of some matrices: by that it says in which blocks it takes them. */
-function viewTaking(prefixes: readonly string[], split: readonly Range[]): Checkpoint {
-  const quantization = quantizationOf(checkpoint);
+function viewTaking(prefixes: readonly string[], split: readonly Range[], source = checkpoint): Checkpoint {
+  const quantization = quantizationOf(source);
   for (const prefix of prefixes) {
     const { rows, columns } = matrixOf(prefix);
     quantization.linearMethod({
@@ -99,6 +99,60 @@ describe("the checkpoint that layers load a GGUF file from", () => {
       }
     });
   }
+
+  it("puts scales to their place with codes that are read in groups of rows, and reads their blocks once", async () => {
+    for (const [type, together] of [
+      ["Q4_0", true],
+      ["Q8_0", true],
+      ["Q4_1", false],
+      ["Q4_K", false],
+    ] as const) {
+      const { rows, columns } = matrixOf(matrices[type]);
+      const fresh = await createGgufLoader().open(fixturePath("formats.gguf"));
+      const view = viewTaking([matrices[type]], between(0, columns), fresh);
+      const [codes, scales] = ["codes", "scales"].map((plane) => view.tensors.get(`${matrices[type]}.weight.${plane}`));
+      assert.ok(codes?.readRowGroups !== undefined && scales?.readSlice !== undefined);
+      const rowBytes = (scales.shape[1] ?? 0) * dtypeBytes(scales.dtype);
+      const expected = new Uint8Array(rows * rowBytes);
+      scales.read(expected, 0);
+      const before = fresh.bytesRead;
+      const own = { start: 1, end: rows - 1 };
+      const ranges = (tensor: CheckpointTensor): Range[] => [own, { start: 0, end: tensor.shape[1] ?? 0 }];
+      const codeBytes = (codes.shape[1] ?? 0) * dtypeBytes(codes.dtype);
+      const groups = {
+        matrix: new Uint8Array((rows + 1) * codeBytes),
+        rowBytes: codeBytes,
+        codeBits: codes.dtype === "u8" ? 4 : 8,
+      } as const;
+      // One row further down than in the file.
+      const matrix = new Uint8Array((rows + 1) * rowBytes).fill(0xa5);
+      const place = matrix.subarray(2 * rowBytes, rows * rowBytes);
+      const wanted = expected.subarray(rowBytes, (rows - 1) * rowBytes);
+      const readCodes = (): boolean | undefined =>
+        codes.readRowGroups?.(ranges(codes), { ...groups, scales: { matrix, rowBytes } }, 2);
+
+      assert.equal(readCodes(), true);
+      const ofCodes = fresh.bytesRead - before;
+      assert.deepEqual(place, together ? wanted : new Uint8Array(wanted.length).fill(0xa5), type);
+      scales.readSlice(ranges(scales), place);
+      assert.deepEqual(place, wanted, type);
+      assert.equal(fresh.bytesRead - before, ofCodes, `${type}: read with the codes`);
+      assert.ok(
+        [...matrix.subarray(0, 2 * rowBytes), ...matrix.subarray(rows * rowBytes)].every((byte) => byte === 0xa5),
+      );
+
+      // Whatever has become of that memory since.
+      place.fill(0);
+      scales.readSlice(ranges(scales), place);
+      assert.deepEqual(place, wanted, `${type} again`);
+      readCodes();
+      place.fill(0);
+      const elsewhere = new Uint8Array(wanted.length);
+      scales.readSlice(ranges(scales), elsewhere);
+      assert.deepEqual(elsewhere, wanted, `${type} elsewhere`);
+      fresh.close();
+    }
+  });
 
   it("reads any slice of a plain matrix as its rows and columns one by one", () => {
     const plain = [...checkpoint.tensors.values()].filter(({ readSlice }) => readSlice !== undefined);
