@@ -43,8 +43,11 @@ describe("a model on this machine", () => {
     );
   });
 
+  it("is not found where nothing was named, and the error names no folder in its place", async () => {
+    await assert.rejects(resolveModel(""), checkpointError("MODEL_NOT_FOUND", /but received ""$/));
+  });
+
   const impossible: readonly string[] = [
-    "",
     "model",
     "./org/name",
     "/org/name",
