@@ -5,6 +5,7 @@ import type { CheckpointTensor } from "../../src/checkpoint/checkpoint.js";
 import { convertFloats, dtypeBytes, type FloatDType, isFloat } from "../../src/core/dtype.js";
 import { elementCount } from "../../src/core/tensor.js";
 import type { ModelDescription, ModelLoader } from "../../src/loading/model-loader.js";
+import { tokenizerJson } from "../../src/loading/tokenizer-files.js";
 
 /** Elements converted at a time. */
 const CHUNK_ELEMENTS = 1024 * 1024;
@@ -38,7 +39,7 @@ function writeDescription(description: ModelDescription, directory: string, dtyp
   write("config.json", { ...config, torch_dtype: NAMES[dtype].config });
   if (description.generationConfig !== null) write("generation_config.json", description.generationConfig);
   if (description.tokenizer !== null) {
-    write("tokenizer.json", description.tokenizer.tokenizer);
+    write("tokenizer.json", tokenizerJson(description.tokenizer));
     write("tokenizer_config.json", description.tokenizer.config);
   }
   if (description.chatTemplate !== null) {
