@@ -46,8 +46,8 @@ export interface EngineOptions {
   readonly logger: Logger;
   /** More requests than this waiting for their first step are refused. Default 1024. */
   readonly maxQueuedRequests?: number | undefined;
-  /** How the executor was loaded, if that was recorded. */
-  readonly loadProfile?: LoadProfile | undefined;
+  /** Says how the executor was loaded, if that was recorded. */
+  readonly loadProfile?: (() => LoadProfile) | undefined;
   /** A clock in milliseconds, for timings. Default `performance.now`. */
   readonly now?: (() => number) | undefined;
 }
@@ -111,7 +111,7 @@ export function createEngine(options: EngineOptions): Engine {
 export class Engine {
   readonly #executor: Executor;
   readonly #logger: Logger;
-  readonly #loadProfile: LoadProfile | null;
+  readonly #loadProfile: (() => LoadProfile) | null;
   readonly #tools: PromptTools;
   readonly #endOfSequenceIds: readonly number[];
   readonly #maxQueuedRequests: number;
@@ -162,7 +162,7 @@ export class Engine {
 
   /** Where the time of loading went; null unless `loadProfile` was asked for. */
   get loadProfile(): LoadProfile | null {
-    return this.#loadProfile;
+    return this.#loadProfile?.() ?? null;
   }
 
   /** Null where the model has none. */

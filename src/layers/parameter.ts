@@ -44,6 +44,7 @@ export class Parameter {
   readonly #shared: SharedReads | undefined;
   #loaded: LoadedSlice[] = [];
   #scales: Parameter | null = null;
+  #loadedExtent = 0;
 
   /** With `shared`, what other ranks load as well is read by one of them. */
   constructor(name: string, spec: ParameterSpec, tensor: Tensor, rank: number, shared?: SharedReads) {
@@ -228,11 +229,15 @@ export class Parameter {
     return this.#loaded;
   }
 
-  /** Bytes of the parameter that something has been loaded into. */
-  get loadedBytes(): number {
+  /** How much of `extent` something has been loaded into. */
+  get loadedExtent(): number {
+    return this.#loadedExtent;
+  }
+
+  /** Bytes that so much of `extent` has. */
+  bytesOfExtent(size: number): number {
     const { shape, dtype } = this.tensor;
-    const unitBytes = (elementCount(shape) / Math.max(1, this.extent)) * dtypeBytes(dtype);
-    return this.#loaded.reduce((sum, { size }) => sum + size, 0) * unitBytes;
+    return (size * elementCount(shape) * dtypeBytes(dtype)) / Math.max(1, this.extent);
   }
 
   /** Extents that nothing has been loaded into yet, in order. */
@@ -272,6 +277,7 @@ export class Parameter {
       );
     }
     this.#loaded.push(slice);
+    this.#loadedExtent += slice.size;
   }
 
   #checkDType({ name, dtype, file }: CheckpointTensor): void {

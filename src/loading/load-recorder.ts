@@ -9,14 +9,8 @@ import type { DType } from "../core/dtype.js";
 import { InternalError } from "../core/errors.js";
 import { countersBetween, readThreadCounters, type ThreadCounters } from "../core/thread-counters.js";
 import type { LoadObserver } from "./load-observer.js";
-import {
-  eachPhase,
-  LOAD_PHASES,
-  type LoadPhase,
-  type LoadSpan,
-  type PhaseTotals,
-  type RankLoadRecord,
-} from "./load-profile.js";
+import { LOAD_PHASES, type LoadPhase } from "./load-profile.js";
+import { PART_NUMBERS, type PackedLoadRecord, SPAN_NUMBERS } from "./load-record.js";
 
 /** Whole nanoseconds since some instant, the same for all ranks. */
 export type LoadClock = () => number;
@@ -33,7 +27,7 @@ export interface LoadedMemory {
   readonly kvCacheBytes: number;
 }
 
-/** Places of phases in arrays: counting is done a hundred thousand times. */
+/** Places of phases in LOAD_PHASES. */
 const PLACES: Readonly<Record<LoadPhase, number>> = {
   index: 0,
   read: 1,
@@ -44,67 +38,39 @@ const PLACES: Readonly<Record<LoadPhase, number>> = {
   other: 6,
 };
 
-/** Times, bytes and calls by phase. */
-class Totals {
-  readonly selfNs = new Float64Array(LOAD_PHASES.length);
-  readonly bytes = new Float64Array(LOAD_PHASES.length);
-  readonly calls = new Float64Array(LOAD_PHASES.length);
+const { index: INDEX, read: READ, other: OTHER } = PLACES;
 
-  of(phase: LoadPhase): PhaseTotals {
-    const at = PLACES[phase];
-    return { selfNs: this.selfNs[at] ?? 0, bytes: this.bytes[at] ?? 0, calls: this.calls[at] ?? 0 };
-  }
+const PHASE_COUNT = LOAD_PHASES.length;
 
-  /** The same, which is nothing from then on. */
-  take(phase: LoadPhase): PhaseTotals {
-    const taken = this.of(phase);
-    const at = PLACES[phase];
-    this.selfNs[at] = 0;
-    this.bytes[at] = 0;
-    this.calls[at] = 0;
-    return taken;
-  }
+/** Numbers that there is room for at first: spans of about a thousand tensors. */
+const FIRST_CAPACITY = 16 * 1024;
 
-  add(phase: LoadPhase, { selfNs, bytes, calls }: PhaseTotals): void {
-    const at = PLACES[phase];
-    this.selfNs[at] = (this.selfNs[at] ?? 0) + selfNs;
-    this.bytes[at] = (this.bytes[at] ?? 0) + bytes;
-    this.calls[at] = (this.calls[at] ?? 0) + calls;
-  }
-
-  spend(phase: LoadPhase, ns: number): void {
-    const at = PLACES[phase];
-    this.selfNs[at] = (this.selfNs[at] ?? 0) + ns;
-  }
-
-  count(phase: LoadPhase, bytes: number): void {
-    const at = PLACES[phase];
-    this.bytes[at] = (this.bytes[at] ?? 0) + bytes;
-    this.calls[at] = (this.calls[at] ?? 0) + 1;
-  }
-}
-
-interface OpenSpan {
-  readonly name: string;
-  readonly phase: LoadPhase;
-  readonly startNs: number;
-  /** In the order in which they were first entered. */
-  readonly order: LoadPhase[];
-}
-
+/**
+ * A rank calls it some thousand times in code that runs for the first time and is not compiled yet, so that every call and
+ * every object counts: phases are places in arrays, and spans are packed where they end (load-record.ts).
+ */
 export class LoadRecorder implements LoadObserver {
   readonly #rank: number;
   readonly #clock: LoadClock;
   readonly #startNs: number;
-  readonly #spans: LoadSpan[] = [];
-  /** Of what is closed, and of the span that is open: one for all spans, as there are thousands. */
-  readonly #totals = new Totals();
-  readonly #open = new Totals();
+  /** Of the span that is open, by phase. */
+  readonly #selfNs = new Float64Array(PHASE_COUNT);
+  readonly #bytes = new Float64Array(PHASE_COUNT);
+  readonly #calls = new Float64Array(PHASE_COUNT);
+  /** Its phases in the order in which they were first entered, and the same as bits. */
+  readonly #order: number[] = [];
+  #entered = 0;
+  #spanNs = 0;
+  /** Spans that are closed. */
+  readonly #names: string[] = [];
+  #spans = new Float64Array(FIRST_CAPACITY);
+  #length = 0;
+  /** Time that no span has. */
+  #outsideNs = 0;
   /** Phases that were entered, the last one on top. */
-  readonly #stack: LoadPhase[] = [];
-  #top: LoadPhase = "other";
+  readonly #stack: number[] = [];
+  #top = OTHER;
   #lastNs: number;
-  #span: OpenSpan | null = null;
   #readsObserved = false;
   /** Whether the read of a file that has begun is part of a phase of reading that was entered before. */
   #isReading = false;
@@ -119,40 +85,51 @@ export class LoadRecorder implements LoadObserver {
   }
 
   enter(phase: LoadPhase, name: string = phase): void {
-    if (this.#span === null) {
-      this.#advance();
-      this.#span = { name, phase, startNs: this.#lastNs, order: [phase] };
-    } else if (phase !== this.#top) {
-      this.#advance();
-      if (!this.#span.order.includes(phase)) this.#span.order.push(phase);
+    const place = PLACES[phase];
+    const stack = this.#stack;
+    if (stack.length === 0) {
+      this.#leaveOutside();
+      this.#names.push(name);
+      this.#spanNs = this.#lastNs;
+      this.#order.push(place);
+      this.#entered = 1 << place;
+    } else if (place !== this.#top) {
+      // A phase within itself is no other: the clock need not be asked.
+      this.#spend(this.#top);
+      if ((this.#entered & (1 << place)) === 0) {
+        this.#order.push(place);
+        this.#entered |= 1 << place;
+      }
     }
-    // A phase within itself is no other: the clock need not be asked.
-    this.#stack.push(this.#top);
-    this.#top = phase;
+    stack.push(this.#top);
+    this.#top = place;
   }
 
   leave(bytes?: number): void {
-    const span = this.#span;
-    const outer = this.#stack.pop();
-    if (span === null || outer === undefined)
-      throw new InternalError("a phase of loading was left that was not entered");
-    const phase = this.#top;
-    if (bytes !== undefined) this.#open.count(phase, bytes);
-    if (outer !== phase || this.#stack.length === 0) this.#advance();
+    const stack = this.#stack;
+    const outer = stack.pop();
+    if (outer === undefined) throw new InternalError("a phase of loading was left that was not entered");
+    const top = this.#top;
+    if (bytes !== undefined) this.#count(top, bytes);
     this.#top = outer;
-    if (this.#stack.length === 0) this.#close(span);
+    if (stack.length === 0) {
+      this.#spend(top);
+      this.#close();
+    } else if (outer !== top) {
+      this.#spend(top);
+    }
   }
 
   readBegins(): void {
     this.#readsObserved = true;
     // Headers are read to know what there is, not to load it. Runs of one slice are reads within a read.
-    this.#isReading = this.#top === "read" || this.#top === "index";
+    this.#isReading = this.#top === READ || this.#top === INDEX;
     if (!this.#isReading) this.enter("read");
   }
 
   readEnds(bytes: number): void {
     if (!this.#isReading) this.leave(bytes);
-    else this.#open.count(this.#top, bytes);
+    else this.#count(this.#top, bytes);
   }
 
   /** From here on, what the system counts for the thread counts for loading, with what its helpers read. */
@@ -163,15 +140,17 @@ export class LoadRecorder implements LoadObserver {
 
   /**
    * The checkpoint that layers load from, each of its tensors telling when it is read: what `opened` itself brings is
-   * `read`, what a quantization config made of it is `making`.
+   * `read`, what a quantization config made of it is `making`. Layers load in `shard`: a tensor that is made in that phase
+   * has nothing to tell where the files tell of their reads, and is not watched.
    */
   watch(shown: Checkpoint, opened: Checkpoint, making: "shard" | "quantize"): Checkpoint {
     const counting = this.#readsObserved ? null : opened;
     const read = new TensorWatch(this, "read", counting);
-    const made = new TensorWatch(this, making, counting);
+    const made = making === "shard" && counting === null ? null : new TensorWatch(this, making, counting);
     const tensors = new Map<string, CheckpointTensor>();
     for (const [name, tensor] of shown.tensors) {
-      tensors.set(name, new WatchedTensor(tensor, opened.tensors.get(name) === tensor ? read : made));
+      const watch = opened.tensors.get(name) === tensor ? read : made;
+      tensors.set(name, watch === null ? tensor : new WatchedTensor(tensor, watch));
     }
     return {
       tensors,
@@ -183,39 +162,72 @@ export class LoadRecorder implements LoadObserver {
   }
 
   /** What was recorded. The rank is loaded. */
-  finish(memory: LoadedMemory): RankLoadRecord {
-    if (this.#stack.length > 0) throw new InternalError(`loading ended within its phase ${this.#top}`);
-    this.#advance();
+  finish(memory: LoadedMemory): PackedLoadRecord {
+    if (this.#stack.length > 0) {
+      throw new InternalError(`loading ended within its phase ${LOAD_PHASES[this.#top]}`);
+    }
+    this.#leaveOutside();
     const system = this.#before === null ? {} : countersBetween(this.#before, readThreadCounters(this.#helpers));
     return {
       rank: this.#rank,
       startNs: this.#startNs,
       endNs: this.#lastNs,
-      phases: eachPhase((phase) => this.#totals.of(phase)),
+      outsideNs: this.#outsideNs,
       readsObserved: this.#readsObserved,
       parameterBytes: memory.parameterBytes,
       kvCacheBytes: memory.kvCacheBytes,
       ...(Object.keys(system).length === 0 ? {} : { system }),
-      spans: this.#spans,
+      names: this.#names,
+      spans: this.#spans.slice(0, this.#length),
     };
   }
 
-  /** The time since the last instant belongs to the phase on top. */
-  #advance(): void {
+  /** The time since the last instant belongs to the phase at `place`. */
+  #spend(place: number): void {
     const now = this.#clock();
-    const totals = this.#span === null ? this.#totals : this.#open;
-    totals.spend(this.#top, now - this.#lastNs);
+    this.#selfNs[place] = (this.#selfNs[place] ?? 0) + now - this.#lastNs;
     this.#lastNs = now;
   }
 
-  #close({ name, phase, startNs, order }: OpenSpan): void {
-    const parts = order.map((each) => {
-      const part = this.#open.take(each);
-      this.#totals.add(each, part);
-      return { phase: each, ...part };
-    });
-    this.#spans.push({ name, phase, startNs, durationNs: this.#lastNs - startNs, parts });
-    this.#span = null;
+  /** It belongs to no span. */
+  #leaveOutside(): void {
+    const now = this.#clock();
+    this.#outsideNs += now - this.#lastNs;
+    this.#lastNs = now;
+  }
+
+  #count(place: number, bytes: number): void {
+    this.#bytes[place] = (this.#bytes[place] ?? 0) + bytes;
+    this.#calls[place] = (this.#calls[place] ?? 0) + 1;
+  }
+
+  /** Packs the span that was open, and makes its numbers nothing. */
+  #close(): void {
+    const order = this.#order;
+    const [selfNs, bytes, calls] = [this.#selfNs, this.#bytes, this.#calls];
+    let at = this.#length;
+    if (at + SPAN_NUMBERS + PHASE_COUNT * PART_NUMBERS > this.#spans.length) this.#grow();
+    const spans = this.#spans;
+    spans[at++] = this.#spanNs;
+    spans[at++] = this.#lastNs - this.#spanNs;
+    spans[at++] = order.length;
+    for (const place of order) {
+      spans[at++] = place;
+      spans[at++] = selfNs[place] ?? 0;
+      spans[at++] = bytes[place] ?? 0;
+      spans[at++] = calls[place] ?? 0;
+      selfNs[place] = 0;
+      bytes[place] = 0;
+      calls[place] = 0;
+    }
+    order.length = 0;
+    this.#length = at;
+  }
+
+  #grow(): void {
+    const larger = new Float64Array(2 * this.#spans.length);
+    larger.set(this.#spans);
+    this.#spans = larger;
   }
 }
 

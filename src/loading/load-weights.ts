@@ -64,11 +64,15 @@ export function loadWeights(
 
 /** What reaches a parameter are the bytes of the shard. */
 function loadObserved(tensor: CheckpointTensor, targets: readonly WeightTarget[], observer: LoadObserver): void {
-  const loadedBytes = (): number => targets.reduce((sum, { parameter }) => sum + parameter.loadedBytes, 0);
+  let bytes = 0;
   observer.enter("shard", tensor.name);
-  const before = loadedBytes();
-  for (const target of targets) target.load(tensor);
-  observer.leave(loadedBytes() - before);
+  for (const target of targets) {
+    const { parameter } = target;
+    const before = parameter.loadedExtent;
+    target.load(tensor);
+    bytes += parameter.bytesOfExtent(parameter.loadedExtent - before);
+  }
+  observer.leave(bytes);
 }
 
 /** A tensor that is ignored because another one says the same should do so: else config.json and weights disagree. */

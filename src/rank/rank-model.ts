@@ -8,7 +8,7 @@ import type { Kernels } from "../kernels/kernels.js";
 import { LayerContext } from "../layers/layer-context.js";
 import { type AllocatorFactory, ModelMemory } from "../layers/model-memory.js";
 import type { PlacementObserver } from "../layers/shard-placement.js";
-import type { RankLoadRecord } from "../loading/load-profile.js";
+import type { PackedLoadRecord } from "../loading/load-record.js";
 import type { LoadRecorder } from "../loading/load-recorder.js";
 import { loadWeights } from "../loading/load-weights.js";
 import type { CheckpointReader } from "../loading/model-loader.js";
@@ -36,7 +36,7 @@ export interface RankReport {
   /** What it read, so that ranks can be compared. */
   readonly files: readonly FileVersion[];
   /** Where the time went; there if it was asked for. */
-  readonly profile?: RankLoadRecord;
+  readonly profile?: PackedLoadRecord;
 }
 
 /** What a rank reads in place of the checkpoint that its loader opened. */

@@ -16,6 +16,7 @@ import {
   type RankLoadRecord,
   slowestTensors,
 } from "../../src/loading/load-profile.js";
+import { unpackLoadRecord } from "../../src/loading/load-record.js";
 import { LoadRecorder } from "../../src/loading/load-recorder.js";
 import { createRegistries, PLUGIN_API_VERSION, type Plugin, registerPlugin } from "../../src/loading/plugins.js";
 import { selectFamily } from "../../src/models/registry.js";
@@ -99,7 +100,7 @@ async function loadInTurn(
     });
     reports.push(report);
   }
-  const records = reports.flatMap(({ profile }) => (profile === undefined ? [] : [profile]));
+  const records = reports.flatMap(({ profile }) => (profile === undefined ? [] : [unpackLoadRecord(profile)]));
   return { profile: assembleLoadProfile(FACTS, records), bytesRead: reports.map(({ bytesRead }) => bytesRead) };
 }
 
@@ -149,7 +150,7 @@ describe("a recorder of loading", () => {
     spend(20);
     recorder.leave(8);
     spend(7);
-    const { phases, spans, rank, startNs, endNs } = recorder.finish(MEMORY);
+    const { phases, spans, rank, startNs, endNs } = unpackLoadRecord(recorder.finish(MEMORY));
     assert.deepEqual([rank, startNs, endNs], [3, 0, 1342]);
     assert.deepEqual(spans, [
       {
@@ -174,7 +175,7 @@ describe("a recorder of loading", () => {
     recorder.readBegins();
     recorder.readEnds(100);
     recorder.leave();
-    const { phases } = recorder.finish(MEMORY);
+    const { phases } = unpackLoadRecord(recorder.finish(MEMORY));
     assert.deepEqual([phases.index.bytes, phases.read.bytes], [100, 0]);
   });
 
@@ -216,7 +217,7 @@ function recordOf(rank: number, steps: readonly Step[]): RankLoadRecord {
     }
   }
   for (; depth > 0; depth--) recorder.leave();
-  return recorder.finish(MEMORY);
+  return unpackLoadRecord(recorder.finish(MEMORY));
 }
 
 describe("the profile of a group", () => {
