@@ -179,6 +179,25 @@ describe("a recorder of loading", () => {
     assert.deepEqual([phases.index.bytes, phases.read.bytes], [100, 0]);
   });
 
+  it("keeps as many spans as there are", () => {
+    const clock = new HandClock();
+    const recorder = new LoadRecorder(0, clock.read);
+    for (let i = 0; i < 5000; i++) {
+      recorder.enter("shard", `span ${i}`);
+      recorder.readBegins();
+      recorder.readEnds(i);
+      recorder.leave(1);
+    }
+    const record = unpackLoadRecord(recorder.finish(MEMORY));
+    expectAddsUp(assembleLoadProfile(FACTS, [record]));
+    const read = record.spans.map(({ name, parts }) => [name, parts[1]?.bytes]);
+    assert.deepEqual(
+      read,
+      Array.from({ length: 5000 }, (_, i) => [`span ${i}`, i]),
+    );
+    assert.deepEqual([record.phases.shard.bytes, record.phases.read.calls], [5000, 5000]);
+  });
+
   it("does not let a phase be left that was not entered, nor loading end within one", () => {
     const recorder = new LoadRecorder(0, new HandClock().read);
     assert.throws(() => recorder.leave(), InternalError);
