@@ -5,6 +5,7 @@
 import { MessageChannel, type MessagePort, type ResourceLimits, Worker } from "node:worker_threads";
 import { RankError, reasonOf } from "../core/errors.js";
 import { threadEntry } from "../core/package-files.js";
+import { threadOptions } from "../core/thread-options.js";
 import type { RankWorkerData } from "../rank/rank-service.js";
 
 /** What runs in the thread of a rank. */
@@ -88,6 +89,7 @@ function startWorker(rank: number, { url, resourceLimits }: ThreadEntry, workerD
       name: `shardloom rank ${rank}`,
       workerData,
       transferList: [control],
+      ...threadOptions(),
       ...(resourceLimits === undefined ? {} : { resourceLimits }),
     });
   } catch (error) {

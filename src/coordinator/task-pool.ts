@@ -1,6 +1,7 @@
 /** Threads that carry out tasks, one at a time each. */
 import type { Piscina } from "piscina";
 import { fromTransferable, RequestError, reasonOf, ShardloomError, type TransferableError } from "../core/errors.js";
+import { threadOptions } from "../core/thread-options.js";
 
 /** What came of a task. Errors are values: a thread pool's own would lose their class, code and fields. */
 export type TaskOutcome<Result> =
@@ -48,6 +49,7 @@ export async function runTasks<Task, Result>(
     workerData: setup,
     minThreads: count,
     maxThreads: count,
+    ...threadOptions(),
   });
   const run = async (task: Task): Promise<void> => {
     const outcome = await pool.run(task);
