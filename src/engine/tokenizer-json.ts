@@ -74,6 +74,7 @@ function checkPacked(tokens: PackedStrings): Vocabulary {
   const { length } = tokens.ends;
   if (length > MAX_TOKEN_IDS) throw invalid("model.vocab", `at most ${MAX_TOKEN_IDS} tokens`, length);
   const ids = new PackedTokenIds(tokens);
+  if (ids.crowded) throw invalid("model.vocab", `${length} tokens that a hash tells apart`, "others");
   const tokenOf = (id: number): string | undefined => packedString(tokens, id);
   if (ids.twice !== null) {
     const [first, second] = ids.twice;

@@ -1,11 +1,14 @@
 import assert from "node:assert/strict";
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 import fc from "fast-check";
+import { CheckpointError } from "../../src/core/errors.js";
 import { packStrings } from "../../src/core/packed-strings.js";
 import { MergeRanks } from "../../src/engine/merge-ranks.js";
 import { PackedTokenIds } from "../../src/engine/packed-token-ids.js";
 import { Tokenizer } from "../../src/engine/tokenizer.js";
 import { type TokenizerFiles, tokenizerJson } from "../../src/loading/tokenizer-files.js";
+import { typedError } from "./errors.js";
+import { byteLevelTokenizer } from "./tokenizer-fixtures.js";
 
 /** Characters that JSON escapes, that separate merges, and that two UTF-16 units make. */
 const part = fc
@@ -13,6 +16,23 @@ const part = fc
     maxLength: 3,
   })
   .map((characters) => characters.join(""));
+
+/** Different tokens of three units that FNV-1a makes the same number of. */
+function tokensOfOneHash(count: number): string[] {
+  const prime = 0x01000193;
+  const tokens: string[] = [];
+  for (let first = 0x100; tokens.length < count; first++) {
+    const begun = Math.imul(0x811c9dc5 ^ first, prime);
+    for (let second = 0x100; second < 0x10000 && tokens.length < count; second++) {
+      // A last unit can make up for any difference in the low half.
+      const state = Math.imul(begun ^ second, prime);
+      if (state >>> 16 === 0x1234) {
+        tokens.push(String.fromCharCode(first, second, state & 0xffff));
+      }
+    }
+  }
+  return tokens;
+}
 
 describe("ids of packed tokens", () => {
   it("are those of a Map", () => {
@@ -44,10 +64,28 @@ describe("ids of packed tokens", () => {
     );
   });
 
+  it("tell of it as soon with many that are the same", () => {
+    assert.deepEqual(new PackedTokenIds(packStrings(new Array<string>(500_000).fill(""))).twice, [0, 1]);
+  });
+
+  it("are not looked for among tokens that were chosen to have the same hash", () => {
+    const tokens = packStrings(tokensOfOneHash(1000));
+    const ids = new PackedTokenIds(tokens);
+    assert.ok(ids.crowded);
+    assert.equal(ids.twice, null);
+    const { tokenizer, config } = byteLevelTokenizer();
+    const vocabulary = { tokens, merges: packStrings([]) };
+    assert.throws(
+      () => new Tokenizer({ tokenizer, config, vocabulary }, 1000),
+      typedError(CheckpointError, "INVALID_TOKENIZER", /model.vocab: expected 1000 tokens that a hash tells apart/),
+    );
+  });
+
   it("are found however many tokens there are", () => {
     const tokens = Array.from({ length: 70_000 }, (_, i) => `t${i}`);
     const ids = new PackedTokenIds(packStrings(tokens));
     for (const [id, token] of tokens.entries()) assert.equal(ids.get(token), id);
+    assert.equal(ids.crowded, false);
     assert.equal(ids.get("t70000"), undefined);
     assert.equal(new PackedTokenIds(packStrings([])).get(""), undefined);
   });
