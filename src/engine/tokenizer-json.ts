@@ -1,8 +1,13 @@
 /** Checks of tokenizer.json and tokenizer_config.json, before a library that trusts them reads them. */
-import { CheckpointError, describeValue } from "../core/errors.js";
+import type { CheckpointError } from "../core/errors.js";
 import { isJsonObject, type JsonObject, type JsonValue } from "../core/json.js";
 import { type PackedStrings, packedString, unpackStrings } from "../core/packed-strings.js";
-import type { PackedVocabulary, TokenizerFiles } from "../loading/tokenizer-files.js";
+import {
+  invalidTokenizer as invalid,
+  type PackedVocabulary,
+  repeatedToken,
+  type TokenizerFiles,
+} from "../loading/tokenizer-files.js";
 import type { BpeTables } from "./encoder.js";
 import type { Merge } from "./merge-ranks.js";
 import { PackedTokenIds } from "./packed-token-ids.js";
@@ -78,7 +83,7 @@ function checkPacked(tokens: PackedStrings): Vocabulary {
   const tokenOf = (id: number): string | undefined => packedString(tokens, id);
   if (ids.twice !== null) {
     const [first, second] = ids.twice;
-    throw invalid("model.vocab", `different tokens, and not ${first} again`, `${tokenOf(second)} as ${second}`);
+    throw repeatedToken(tokenOf(second) ?? "", first, second);
   }
   return { ids, tokenOf, allTokens: () => unpackStrings(tokens) };
 }
@@ -150,13 +155,4 @@ function specialTokensOf(config: JsonObject): Map<string, string> {
     tokens.set(name, content);
   }
   return tokens;
-}
-
-function invalid(field: string, expected: string, value: JsonValue | undefined): CheckpointError {
-  const received = describeValue(value);
-  return new CheckpointError(
-    "INVALID_TOKENIZER",
-    `the tokenizer's ${field}: expected ${expected} but received ${received}`,
-    { field, expected, received },
-  );
 }
