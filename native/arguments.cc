@@ -153,19 +153,4 @@ void Arguments::text(const char* name, char* out, std::size_t capacity) {
   napi_get_value_string_utf8(env_, value, out, capacity, &length);
 }
 
-void* Arguments::external(const char* name, const napi_type_tag& tag) {
-  if (!ok_) return nullptr;
-  const napi_value value = next();
-  napi_valuetype type = napi_undefined;
-  bool tagged = false;
-  void* data = nullptr;
-  if (napi_typeof(env_, value, &type) != napi_ok || type != napi_external ||
-      napi_check_object_type_tag(env_, value, &tag, &tagged) != napi_ok || !tagged ||
-      napi_get_value_external(env_, value, &data) != napi_ok) {
-    fail_type("expected a %s of the addon", name);
-    return nullptr;
-  }
-  return data;
-}
-
 }  // namespace shardloom

@@ -52,8 +52,6 @@ class Arguments {
   Bytes bytes(const char* name);
   // The next argument: a string of fewer than `capacity` bytes, zero-terminated.
   void text(const char* name, char* out, std::size_t capacity);
-  // The next argument: an external value with this tag. Null after throwing.
-  void* external(const char* name, const napi_type_tag& tag);
 
   // Has the call return a number: 0, or why it came to nothing, below 256. `waited_micros` of its time went by waiting for
   // other threads that make the same call.

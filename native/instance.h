@@ -32,6 +32,7 @@ struct AddonInstance {
   GrowingBuffer<bf16> rounded;
   // What calls of operations are written down in; null while nothing is recorded.
   std::unique_ptr<Recording> recording;
+  RecordingTable recordings;
   // Threads that share the calls of kernels with the thread of this environment; null while it is alone.
   std::unique_ptr<ThreadPool> pool;
 

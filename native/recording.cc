@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <new>
+#include <utility>
 
 #include "arguments.h"
 #include "operation.h"
@@ -36,6 +37,28 @@ double Recording::replay(napi_env env, AddonInstance& instance, double* micros) 
     begin = end;
   }
   return 0;
+}
+
+std::int64_t RecordingTable::add(std::unique_ptr<Recording> recording) {
+  try {
+    recordings_.emplace(last_ + 1, std::move(recording));
+  } catch (const std::bad_alloc&) {
+    return 0;
+  }
+  return ++last_;
+}
+
+bool RecordingTable::release(double number) {
+  return find(number) != nullptr && recordings_.erase(static_cast<std::int64_t>(number)) == 1;
+}
+
+const Recording* RecordingTable::find(double number) const {
+  // The comparison also refuses NaN.
+  if (!(number >= 1.0 && number <= static_cast<double>(last_))) return nullptr;
+  const auto key = static_cast<std::int64_t>(number);
+  if (static_cast<double>(key) != number) return nullptr;
+  const auto found = recordings_.find(key);
+  return found == recordings_.end() ? nullptr : found->second.get();
 }
 
 }  // namespace shardloom

@@ -7,6 +7,9 @@
 #include <node_api.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
 #include <vector>
 
 namespace shardloom {
@@ -36,6 +39,21 @@ class Recording {
   std::vector<Call> calls_;
   std::vector<double> numbers_;
   bool complete_ = true;
+};
+
+// Recordings that JavaScript knows by number. They last until they are released: a rank's thread runs steps without ever
+// returning to the event loop, where Node.js would tell of values that were collected.
+class RecordingTable {
+ public:
+  // 0 when memory is short. No number is given twice.
+  std::int64_t add(std::unique_ptr<Recording> recording);
+  bool release(double number);
+  // Null when no recording has this number.
+  const Recording* find(double number) const;
+
+ private:
+  std::unordered_map<std::int64_t, std::unique_ptr<Recording>> recordings_;
+  std::int64_t last_ = 0;
 };
 
 }  // namespace shardloom

@@ -1,9 +1,10 @@
-// Exports of the addon for `record` of src/kernels/native.ts. A recording belongs to an object of JavaScript, and goes with it.
+// Exports of the addon for `record` of src/kernels/native.ts.
 #include "recording_binding.h"
 
 #include <iterator>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "arguments.h"
 #include "recording.h"
@@ -11,10 +12,20 @@
 namespace shardloom {
 namespace {
 
-// Tells recordings from other external values.
-constexpr napi_type_tag kRecordingTag = {0x6a0d1c1be1f34c6b, 0x9d5b7e0a52f84d13};
+// The number, unless something was thrown.
+napi_value to_value(napi_env env, double number) {
+  napi_value value = nullptr;
+  return napi_create_double(env, number, &value) == napi_ok ? value : nullptr;
+}
 
-void destroy_recording(napi_env, void* recording, void*) { delete static_cast<Recording*>(recording); }
+// The next argument: a recording. Null after throwing.
+const Recording* read_recording(Arguments& arguments) {
+  const double number = arguments.number("recording");
+  if (!arguments.ok()) return nullptr;
+  const Recording* recording = arguments.instance().recordings.find(number);
+  arguments.expect(recording != nullptr, "expected a recording but received %.17g", number);
+  return recording;
+}
 
 napi_value start_recording(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info, "startRecording", 0);
@@ -34,31 +45,28 @@ napi_value stop_recording(napi_env env, napi_callback_info info) {
   arguments.expect(recording != nullptr, "expected a recording in progress");
   arguments.expect(recording == nullptr || recording->complete(), "not enough memory for a recording");
   if (!arguments.ok()) return nullptr;
-  napi_value value = nullptr;
-  if (napi_create_external(env, recording.get(), destroy_recording, nullptr, &value) != napi_ok) {
-    arguments.expect(false, "not enough memory for a recording");
-    return nullptr;
-  }
-  recording.release();
-  arguments.expect(napi_type_tag_object(env, value, &kRecordingTag) == napi_ok, "not enough memory for a recording");
-  return arguments.ok() ? value : nullptr;
+  const std::int64_t number = arguments.instance().recordings.add(std::move(recording));
+  arguments.expect(number != 0, "not enough memory for a recording");
+  return arguments.ok() ? to_value(env, static_cast<double>(number)) : nullptr;
 }
 
-// The number, unless something was thrown.
-napi_value to_value(napi_env env, double outcome) {
-  napi_value value = nullptr;
-  return napi_create_double(env, outcome, &value) == napi_ok ? value : nullptr;
+napi_value release_recording(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info, "releaseRecording", 1);
+  const double number = arguments.number("recording");
+  if (!arguments.ok()) return nullptr;
+  arguments.expect(arguments.instance().recordings.release(number), "expected a recording but received %.17g", number);
+  return nullptr;
 }
 
 napi_value replay(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info, "replay", 1);
-  const auto* recording = static_cast<const Recording*>(arguments.external("recording", kRecordingTag));
+  const Recording* recording = read_recording(arguments);
   return arguments.ok() ? to_value(env, recording->replay(env, arguments.instance(), nullptr)) : nullptr;
 }
 
 napi_value replay_timed(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info, "replayTimed", 2);
-  const auto* recording = static_cast<const Recording*>(arguments.external("recording", kRecordingTag));
+  const Recording* recording = read_recording(arguments);
   const Bytes micros = arguments.bytes("micros");
   if (!arguments.ok()) return nullptr;
   const bool aligned = reinterpret_cast<std::uintptr_t>(micros.data) % alignof(double) == 0;
@@ -78,6 +86,7 @@ napi_status register_recordings(napi_env env, napi_value exports, AddonInstance*
   const napi_property_descriptor methods[] = {
       method("startRecording", start_recording),
       method("stopRecording", stop_recording),
+      method("releaseRecording", release_recording),
       method("replay", replay),
       method("replayTimed", replay_timed),
   };

@@ -6,7 +6,7 @@
 
 namespace shardloom {
 
-// Adds startRecording, stopRecording and replay to the exports.
+// Adds startRecording, stopRecording, releaseRecording, replay and replayTimed to the exports.
 napi_status register_recordings(napi_env env, napi_value exports, AddonInstance* instance);
 
 }  // namespace shardloom

@@ -9,10 +9,6 @@ import type { DType } from "./dtype.js";
 import { OptionError, reasonOf } from "./errors.js";
 import { packageFolder } from "./package-files.js";
 
-/** Calls of kernels that the addon wrote down. */
-export type NativeRecording = object & { readonly [recording]: true };
-declare const recording: unique symbol;
-
 /** Opaque number that stands for a region of memory known to the addon; 0 means none. */
 export type NativeHandle = number;
 
@@ -302,15 +298,17 @@ export interface NativeAddon {
   // recordings of calls of kernels and collectives
   /** From now on such calls are written down when they have succeeded. Throws a RangeError where they are already. */
   startRecording(): void;
-  /** No longer. Throws a RangeError where they were not. */
-  stopRecording(): NativeRecording;
+  /** No longer. Returns the number of the recording. Throws a RangeError where they were not. */
+  stopRecording(): number;
+  /** Forgets a recording; every later use of its number throws. */
+  releaseRecording(recording: number): void;
   /**
    * Makes the calls once more, checked as they were then, and throws as the first one that fails does. Returns 0, or what ended
    * it before: `256 * n + status`, where collective n of them, from 0, returned another status than that of success.
    */
-  replay(recording: NativeRecording): number;
+  replay(recording: number): number;
   /** The same. `micros` has two f64 a call: microseconds it took, and those of them that it waited for other ranks. */
-  replayTimed(recording: NativeRecording, micros: Uint8Array): number;
+  replayTimed(recording: number, micros: Uint8Array): number;
 
   // collectives: see src/collectives/region.ts. They block until all ranks call, and return a STATUS of region.ts.
   // `site` digests the name of the module that asks, and must be the same on every rank.

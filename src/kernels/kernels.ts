@@ -126,6 +126,8 @@ export interface Recorded<Result> {
    * microseconds, and how much of that was spent waiting for other ranks.
    */
   readonly replay: (micros?: Float64Array) => number;
+  /** Forgets the calls, which nothing else does. Making them afterwards throws. */
+  readonly release: () => void;
 }
 
 export interface Kernels {

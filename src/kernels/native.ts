@@ -124,7 +124,7 @@ class NativeKernels implements Kernels {
     try {
       result = make();
     } catch (error) {
-      addon.stopRecording();
+      addon.releaseRecording(addon.stopRecording());
       throw error;
     }
     const recording = addon.stopRecording();
@@ -134,6 +134,7 @@ class NativeKernels implements Kernels {
         if (micros === undefined) return addon.replay(recording);
         return addon.replayTimed(recording, new Uint8Array(micros.buffer, micros.byteOffset, micros.byteLength));
       },
+      release: () => addon.releaseRecording(recording),
     };
   }
 

@@ -217,6 +217,7 @@ class ProfiledKernels implements Kernels {
         recorder.countAgain(calls, micros);
         return outcome;
       },
+      release: recorded.release,
     };
   }
 

@@ -37,11 +37,11 @@ class ReferenceKernels implements Kernels {
     this.#table.release(operand);
   }
 
-  /** Remembers the weight: only prepared ones are multiplied with at another level than f32. */
   takesRowGroups(): boolean {
     return false;
   }
 
+  /** Remembers the weight: only prepared ones are multiplied with at another level than f32. */
   prepareLinear(weight: LinearWeight): LinearWeight {
     this.#prepared.add(weight);
     return weight;

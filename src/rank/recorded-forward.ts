@@ -14,6 +14,7 @@ import type { LinearMethod } from "../quantization/contract.js";
 /** Some calls, and the collective after them; none after the last ones. */
 interface Part {
   readonly replay: () => void;
+  readonly release: () => void;
   readonly request: CollectiveRequest | null;
 }
 
@@ -56,6 +57,7 @@ export class RecordedForward {
     const { tokens, sequences } = step;
     const known = this.#known.get(step);
     if (known?.tokens !== tokens || known.sequences !== sequences) {
+      for (const { release } of known?.parts ?? []) release();
       this.#known.set(step, { tokens, sequences, parts: null });
       yield* this.#model.forward(step);
     } else if (known.parts !== null) {
@@ -80,9 +82,9 @@ export class RecordedForward {
         yield* pass;
         return null;
       }
-      const { result, replay } = recorded;
+      const { result, replay, release } = recorded;
       const request = result.done === true ? null : copyOf(result.value);
-      parts.push({ replay: () => void replay(), request });
+      parts.push({ replay: () => void replay(), release, request });
       if (request === null) return parts;
       yield request;
     }
@@ -101,8 +103,8 @@ export class RecordedForward {
       return requests;
     });
     if (recorded === undefined) return undefined;
-    const { result: requests, replay } = recorded;
-    return { replay: () => replayed(requests, replay()), request: null };
+    const { result: requests, replay, release } = recorded;
+    return { replay: () => replayed(requests, replay()), release, request: null };
   }
 
   #written<Result>(make: () => Result): Recorded<Result> | undefined {

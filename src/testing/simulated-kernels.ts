@@ -1,4 +1,4 @@
-/** The kernels of a simulation, which gives back all that it bound when it is closed. */
+/** The kernels of a simulation, which gives back all that it bound and recorded when it is closed. */
 import { OptionError } from "../core/errors.js";
 import type { Operand } from "../core/operand.js";
 import type { Kernels } from "../kernels/kernels.js";
@@ -8,7 +8,7 @@ import { createShapeOnlyKernels } from "../kernels/shape-only.js";
 
 export interface SimulatedKernels {
   readonly kernels: Kernels;
-  /** Releases every operand: the addon keeps the memory of bound tensors alive. */
+  /** Releases every operand and every recording: the addon keeps them and the memory of bound tensors alive. */
   release(): void;
 }
 
@@ -25,9 +25,26 @@ export function simulatedKernels(name: "reference" | "native" | "shape-only"): S
     bound.push(operand);
     return operand;
   };
+  const recorded = new Set<() => void>();
+  const record = kernels.record?.bind(kernels);
+  if (record !== undefined) {
+    kernels.record = (make) => {
+      const made = record(make);
+      recorded.add(made.release);
+      return {
+        ...made,
+        release() {
+          recorded.delete(made.release);
+          made.release();
+        },
+      };
+    };
+  }
   return {
     kernels,
     release() {
+      for (const forget of recorded) forget();
+      recorded.clear();
       for (const operand of bound.splice(0)) kernels.release(operand);
     },
   };

@@ -140,6 +140,7 @@ describe("profiled kernels", () => {
   });
 
   it("count calls that are made again as the calls they are, with the time that each took", () => {
+    let released = 0;
     const inner: Kernels = {
       ...createShapeOnlyKernels(),
       record: (make) => ({
@@ -148,6 +149,7 @@ describe("profiled kernels", () => {
           micros?.set([2000, 0, 3000, 0]);
           return 0;
         },
+        release: () => released++,
       }),
     };
     const handle = createStepProfile(1);
@@ -177,5 +179,7 @@ describe("profiled kernels", () => {
         ["linear.qkv", 1, 2, 6 * 8 * 2 + 4 * (8 + 6)],
       ],
     );
+    made?.release();
+    assert.equal(released, 1);
   });
 });

@@ -4,6 +4,7 @@ import { createRegion, STATUS } from "../../src/collectives/region.js";
 import { abortRegion, createSharedMemoryCollective } from "../../src/collectives/shared-memory.js";
 import { f32Of, i32Of } from "../../src/core/tensor.js";
 import { createNativeKernels } from "../../src/kernels/native.js";
+import { simulatedKernels } from "../../src/testing/simulated-kernels.js";
 import { bitsOf, floats, integers, loadedAddon, zeros } from "./tensors.js";
 
 const kernels = createNativeKernels();
@@ -105,6 +106,29 @@ describe("calls of native kernels that were written down", () => {
     assert.throws(() => replay(new Float64Array(3)), { name: "RangeError", message: /32 aligned bytes/ });
   });
 
+  it("are gone once they are released, and others do not take their place", () => {
+    const { make } = operands();
+    const [released, kept] = [record(make), record(make)];
+    released.release();
+    const later = record(make);
+    for (const use of [released.replay, () => released.replay(new Float64Array(4)), released.release]) {
+      assert.throws(use, { name: "RangeError", message: /expected a recording but received/ });
+    }
+    assert.equal(kept.replay(), 0);
+    assert.equal(later.replay(), 0);
+  });
+
+  it("are released with the operands of a simulation", () => {
+    const simulated = simulatedKernels("native");
+    const [own, other] = [operands(), simulated.kernels.record?.(() => 1)];
+    const again = simulated.kernels.record?.(() => own.make());
+    again?.release();
+    simulated.release();
+    for (const recorded of [other, again]) {
+      assert.throws(() => recorded?.replay(), { name: "RangeError", message: /expected a recording but received/ });
+    }
+  });
+
   it("are none where none were made", () => {
     const { result, replay } = record(() => 7);
     assert.equal(result, 7);
@@ -113,8 +137,18 @@ describe("calls of native kernels that were written down", () => {
 
   it("are known to the addon that wrote them down, and nothing else is taken for them", () => {
     const addon = loadedAddon();
-    for (const wrong of [undefined, 1, {}, new Float64Array(1)]) {
-      assert.throws(() => Reflect.apply(addon.replay, addon, [wrong]), TypeError);
+    for (const wrong of [undefined, "1", {}, new Float64Array(1)]) {
+      for (const take of [addon.replay, addon.releaseRecording]) {
+        assert.throws(() => Reflect.apply(take, addon, [wrong]), TypeError);
+      }
+    }
+    for (const wrong of [0, -1, 0.5, 2 ** 53, 2 ** 64]) {
+      for (const take of [addon.replay, addon.releaseRecording]) {
+        assert.throws(() => Reflect.apply(take, addon, [wrong]), {
+          name: "RangeError",
+          message: /expected a recording/,
+        });
+      }
     }
     assert.throws(() => addon.stopRecording(), { name: "RangeError", message: /recording in progress/ });
   });

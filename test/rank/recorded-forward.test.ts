@@ -22,6 +22,7 @@ function traced(
   recorder: Pick<Kernels, "record"> | undefined = undefined,
 ) {
   const trace: string[] = [];
+  let kept = 0;
   const request: AllReduce = { kind: "allReduce", site: "sum", data: operand, count: 0 };
   const model = {
     *forward(step: ForwardStep): Pass {
@@ -36,8 +37,10 @@ function traced(
       const start = trace.length;
       const result = make();
       const calls = trace.slice(start);
+      kept++;
       return {
         result,
+        release: () => kept--,
         replay: () => {
           trace.push(...calls.map((call) => `${call} again`));
           return 0;
@@ -55,7 +58,7 @@ function traced(
     }
     return [...trace];
   };
-  return { run };
+  return { run, kept: () => kept };
 }
 
 const made = (n: number): readonly string[] => [`first ${n}`, `sum of ${n}`, `second ${n}`];
@@ -77,6 +80,20 @@ describe("the forward pass of steps that are alike", () => {
     assert.deepEqual([run(step), run(step), run(step)], [made(3), made(3), again(3)]);
     step.sequences = 3;
     assert.deepEqual([run(step), run(step), run(step)], [made(3), made(3), again(3)]);
+  });
+
+  it("keeps what was written down of the last step alone in the same arrays", () => {
+    const { run, kept } = traced();
+    const [step, other] = [createStep(1, 1), createStep(1, 1)];
+    for (const tokens of [1, 2, 1, 3]) {
+      step.tokens = tokens;
+      run(step);
+      assert.equal(kept(), 0);
+      for (let i = 0; i < 3; i++) run(step);
+      assert.equal(kept(), 2);
+    }
+    for (let i = 0; i < 2; i++) run(other);
+    assert.equal(kept(), 4);
   });
 
   it("asks for what it asked for when it was written down, though layers use their requests again", () => {
@@ -128,7 +145,9 @@ describe("the forward pass of steps that are alike", () => {
       replayed: (requests, outcome) => void trace.push(`replayed ${counts(requests)}: ${outcome}`),
       abort() {},
     };
-    const recorder: Pick<Kernels, "record"> = { record: (make) => ({ result: make(), replay: () => 3 }) };
+    const recorder: Pick<Kernels, "record"> = {
+      record: (make) => ({ result: make(), replay: () => 3, release: () => void trace.push("released") }),
+    };
     const methods = [new UnquantizedLinearMethod()];
     const forward = new RecordedForward({ model, kernels: recorder, methods, collective });
     const [step, other] = [createStep(4, 4), createStep(5, 5)];
@@ -138,5 +157,8 @@ describe("the forward pass of steps that are alike", () => {
     assert.equal([...forward.forward(other)].length, 1);
     assert.deepEqual([...forward.forward(step)], []);
     assert.deepEqual(trace, ["made", "executed 4", "made", "made", "replayed 4: 3"]);
+    step.sequences = 5;
+    assert.equal([...forward.forward(step)].length, 1);
+    assert.deepEqual(trace.slice(5), ["released", "made"]);
   });
 });
