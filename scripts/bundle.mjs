@@ -4,7 +4,7 @@
 // All entries of the package are one build that shares chunks, so that a thread has one instance of every module whichever
 // entries it imports. A plugin is a build of its own: what it has of shardloom it imports as `shardloom/plugin`.
 import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
@@ -16,18 +16,27 @@ const BUNDLED = ["comlink", "commander", "@huggingface/jinja", "@huggingface/tok
 /** As in dist/, two folders below the bundle's root: see src/core/package-files.ts. */
 const CHUNKS = "src/lib";
 
-const ENTRIES = {
-  [`${CHUNKS}/index`]: "dist/src/index.js",
-  [`${CHUNKS}/plugin`]: "dist/src/plugin.js",
-  [`${CHUNKS}/testing`]: "dist/src/testing/index.js",
-  [`${CHUNKS}/main`]: "dist/src/cli/main.js",
-  ...Object.fromEntries(
-    ["rank", "faulty-rank", "checkpoint-task", "shard-task"].map((name) => [
-      `workers/${name}`,
-      `dist/workers/${name}.js`,
-    ]),
-  ),
-};
+/** The entries that a package exports: each is bundled from what it is under the condition for modules to what it is by default. */
+function exportedEntries({ exports }) {
+  return Object.values(exports)
+    .filter((target) => typeof target === "object")
+    .map(({ "@shardloom/modules": module, default: bundled }) => ({
+      in: module,
+      out: bundled.replace(/^\.\/bundle\//, "").replace(/\.js$/, ""),
+    }));
+}
+
+/** Of every file of workers/ a thread may begin in. */
+function workerEntries() {
+  return readdirSync(join(root, "workers")).map((name) => {
+    const out = `workers/${basename(name, ".ts")}`;
+    return { in: `dist/${out}.js`, out };
+  });
+}
+
+function readManifest(folder) {
+  return JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+}
 
 const common = {
   bundle: true,
@@ -40,17 +49,21 @@ const common = {
 };
 
 async function bundleLibrary() {
-  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const manifest = readManifest(root);
   const outdir = join(root, "bundle");
   rmSync(outdir, { recursive: true, force: true });
   const { metafile } = await build({
     ...common,
     absWorkingDir: root,
-    entryPoints: ENTRIES,
+    entryPoints: [
+      ...exportedEntries(manifest),
+      { in: "dist/src/cli/main.js", out: `${CHUNKS}/main` },
+      ...workerEntries(),
+    ],
     outdir,
     splitting: true,
     chunkNames: `${CHUNKS}/[name]-[hash]`,
-    external: Object.keys(dependencies),
+    external: Object.keys(manifest.dependencies),
     metafile: true,
     // What is bundled of CommonJS requires modules of Node.js.
     banner: {
@@ -74,8 +87,8 @@ function licenses(inputs) {
   }
   return names
     .map((name) => {
-      const { version } = JSON.parse(readFileSync(join(root, "node_modules", name, "package.json"), "utf8"));
-      return `${name} ${version}\n\n${readFileSync(join(root, "node_modules", name, "LICENSE"), "utf8")}`;
+      const folder = join(root, "node_modules", name);
+      return `${name} ${readManifest(folder).version}\n\n${readFileSync(join(folder, "LICENSE"), "utf8")}`;
     })
     .join(`\n${"-".repeat(80)}\n`);
 }
@@ -86,7 +99,7 @@ async function bundlePlugin(folder) {
   await build({
     ...common,
     absWorkingDir: folder,
-    entryPoints: { index: "dist/src/index.js" },
+    entryPoints: exportedEntries(readManifest(folder)),
     outdir,
     packages: "external",
   });
