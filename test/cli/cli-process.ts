@@ -2,7 +2,8 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-const main = fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url));
+/** The program, as users run it. */
+export const MAIN = fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url));
 
 /** How a run ended, once the process and everything it started are gone. */
 export interface Finished {
@@ -37,7 +38,7 @@ export function cli(args: readonly string[], { env = {}, input = "", cwd }: RunO
 
 /** Starts a command line; its stdin stays open. */
 export function startCli(args: readonly string[], env: NodeJS.ProcessEnv = {}, cwd = process.cwd()): RunningCli {
-  const child = spawn(process.execPath, [main, ...args], { env: { ...cleanEnvironment(), ...env }, cwd });
+  const child = spawn(process.execPath, [MAIN, ...args], { env: { ...cleanEnvironment(), ...env }, cwd });
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => {

@@ -10,10 +10,9 @@ import { once } from "node:events";
 import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { temporaryFolder } from "../checkpoint/files.js";
 import { fixture } from "../fixture.js";
-import { type Finished, startCli } from "./cli-process.js";
+import { type Finished, MAIN, startCli } from "./cli-process.js";
 
 const { EACCES, EAGAIN, EDQUOT, EINTR, EIO, ENOSPC, ESTALE } = constants.errno;
 
@@ -201,11 +200,10 @@ describe("files that misbehave", function () {
   }
 
   describe("that others may not read", () => {
-    const main = fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url));
     /** As somebody who owns nothing: root may read everything. */
     const asNobody = async (args: readonly string[]): Promise<{ code: number; stderr: string }> => {
       const ids = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
-      const child = spawn(process.execPath, [main, ...args], { stdio: ["ignore", "ignore", "pipe"], ...ids });
+      const child = spawn(process.execPath, [MAIN, ...args], { stdio: ["ignore", "ignore", "pipe"], ...ids });
       let stderr = "";
       child.stderr.on("data", (text) => {
         stderr += String(text);

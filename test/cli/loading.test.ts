@@ -5,11 +5,12 @@ import { fileURLToPath } from "node:url";
 import { defaultPlugins } from "../../src/cli/default-plugins.js";
 import { createLoadingBar } from "../../src/cli/loading-bar.js";
 import { createLogger } from "../../src/core/logger.js";
+import { MAIN } from "./cli-process.js";
 
 const logger = createLogger("silent");
 
 it("the build makes the command executable, as npx needs it in the checkout", () => {
-  accessSync(fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url)), constants.X_OK);
+  accessSync(MAIN, constants.X_OK);
 });
 
 describe("the plugins that come with the command line", () => {

@@ -2,10 +2,9 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import type { ProfileComparison } from "../../src/cli/profile-comparison.js";
 import { comparisonLines } from "../../src/cli/profile-diff.js";
-import { cli } from "./cli-process.js";
+import { cli, MAIN } from "./cli-process.js";
 import { HOSTILE_NAME, knownProfile } from "./load-profile-fixture.js";
 import { testFolder } from "./models.js";
 
@@ -114,9 +113,8 @@ describe("shardloom profile diff", () => {
   it("reads what another command prints, and no device, which would never end", async function () {
     if (process.platform !== "linux") return this.skip();
     const good = write("good.json", knownProfile());
-    const main = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
     const piped = 'cat "$1" | "$2" "$3" profile diff "$1" /dev/stdin';
-    assert.match(execFileSync("sh", ["-c", piped, "sh", good, process.execPath, main], { encoding: "utf8" }), /\S/);
+    assert.match(execFileSync("sh", ["-c", piped, "sh", good, process.execPath, MAIN], { encoding: "utf8" }), /\S/);
     const endless = await cli(["profile", "diff", "/dev/zero", good]);
     assert.match(
       endless.stderr,

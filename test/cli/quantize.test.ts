@@ -2,12 +2,9 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { fixture } from "../fixture.js";
-import { cli, startCli } from "./cli-process.js";
+import { cli, MAIN, startCli } from "./cli-process.js";
 import { goldenPrompts, TINY_LLAMA, testFolder } from "./models.js";
-
-const main = fileURLToPath(new URL("../../../bundle/src/lib/main.js", import.meta.url));
 
 /** A format whose first weight says that it is being read, and never comes to an end. */
 const ENDLESS = `
@@ -130,7 +127,7 @@ describe("shardloom quantize", () => {
       if (process.platform === "win32") return this.skip();
       // 100 blocks of 512 or 1024 bytes, as the shell has it: less than the embedding.
       const script = 'ulimit -f 100 && exec "$@"';
-      const command = ["-c", script, "sh", process.execPath, main, ...argsOf("--format", "nf4", ...flags)];
+      const command = ["-c", script, "sh", process.execPath, MAIN, ...argsOf("--format", "nf4", ...flags)];
       const { status, stdout, stderr } = spawnSync("sh", command, { encoding: "utf8" });
       assert.equal(stdout, "");
       assert.match(stderr, /^shardloom: error\[WRITE_FAILED\]: cannot write .*EFBIG.*\n$/);
