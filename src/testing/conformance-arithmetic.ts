@@ -11,7 +11,13 @@ import type { LinearModule } from "../layers/layer-context.js";
 import { rangeSize } from "../parallel/partition.js";
 import { describePlace, SimulationAssertionError } from "./assertion-error.js";
 import { failed, type LoadedRank, modulesOf, within } from "./conformance-load.js";
-import { checkRecording, type RecordingSeat } from "./conformance-recording.js";
+import {
+  checkRecordedLookup,
+  checkRecording,
+  type LookupSeat,
+  lookUp,
+  type RecordingSeat,
+} from "./conformance-recording.js";
 import { shardValues } from "./conformance-values.js";
 import { seededRandom } from "./turn-order.js";
 
@@ -283,8 +289,7 @@ export async function checkEmbed(
   const modules = modulesOf(ranks, index);
   const width = modules[0]?.layer.inputSize ?? 0;
   const count = table.length / width;
-  const outs: Operand[] = [];
-  const passes = modules.map((module, rank) => {
+  const seats = modules.map((module, rank): LookupSeat => {
     const { layer, method } = module;
     const kernels = ranks[rank]?.kernels;
     if (kernels === undefined) throw new RangeError(`no rank ${rank}`);
@@ -299,11 +304,10 @@ export async function checkEmbed(
     });
     const out = kernels.bind(memory.allocate("out", "f32", [count, width]));
     f32Of(out.tensor).fill(Number.NaN);
-    outs.push(out);
-    return lookUp(module, kernels, out, ids, count);
+    return { module, kernels, out, ids };
   });
-  await within(`${where}: embed`, {}, () => driveInTurns(passes));
-  for (const [rank, out] of outs.entries()) {
+  await within(`${where}: embed`, {}, () => driveInTurns(seats.map((seat) => lookUpOnAll(seat, count))));
+  for (const [rank, { out }] of seats.entries()) {
     const received = f32Of(out.tensor);
     for (let id = 0; id < count; id++) {
       for (let column = 0; column < width; column++) {
@@ -318,15 +322,12 @@ export async function checkEmbed(
       }
     }
   }
+  for (const seat of seats) checkRecordedLookup(where, seat, count);
 }
 
-function* lookUp(
-  { layer, method }: LinearModule,
-  kernels: LoadedRank["kernels"],
-  out: Operand,
-  ids: Operand,
-  rows: number,
-): Pass {
-  method.embed?.(kernels, out, ids, rows, layer.parts[0]?.rows.start ?? 0);
+function* lookUpOnAll(seat: LookupSeat, rows: number): Pass {
+  lookUp(seat, rows);
+  const { module, out } = seat;
+  const { layer } = module;
   if (layer.worldSize > 1) yield { kind: "allReduce", site: layer.prefix, data: out, count: rows * out.columns };
 }

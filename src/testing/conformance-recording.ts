@@ -1,9 +1,9 @@
 /**
  * A method that says it is `recordable` promises that the calls it makes of kernels are all it does: the runner writes them
- * down once, and makes them again for steps with other activations in the same memory.
+ * down once, and makes them again for steps with other activations, or other ids to look up, in the same memory.
  */
 import type { Operand } from "../core/operand.js";
-import { bytesOf, f32Of } from "../core/tensor.js";
+import { bytesOf, f32Of, i32Of } from "../core/tensor.js";
 import type { Kernels } from "../kernels/kernels.js";
 import type { LinearModule } from "../layers/layer-context.js";
 import { describePlace, SimulationAssertionError } from "./assertion-error.js";
@@ -16,24 +16,76 @@ export interface RecordingSeat {
   readonly bias: Operand;
 }
 
-/** Writes the calls of `apply` down, changes the activations, and holds the calls made again to `apply` called again. */
+/** A rank's end of an embedding that is looked up in. */
+export interface LookupSeat {
+  readonly module: LinearModule;
+  readonly kernels: Kernels;
+  readonly out: Operand;
+  readonly ids: Operand;
+}
+
 export function checkRecording(where: string, { module, out, x, bias }: RecordingSeat, kernels: Kernels, rows: number) {
-  const { method, layer } = module;
+  checkCalls(where, module, kernels, {
+    name: "apply",
+    inputs: "activations",
+    input: x,
+    out,
+    ask: (asked) => module.method.apply(asked, out, x, bias, rows),
+    change() {
+      const activations = f32Of(x.tensor);
+      for (let i = 0; i < rows * x.columns; i++) activations[i] = 1 - 0.5 * (activations[i] ?? 0);
+    },
+  });
+}
+
+export function checkRecordedLookup(where: string, seat: LookupSeat, rows: number) {
+  const { module, kernels, ids, out } = seat;
+  checkCalls(where, module, kernels, {
+    name: "embed",
+    inputs: "ids",
+    input: ids,
+    out,
+    ask: (asked) => lookUp({ ...seat, kernels: asked }, rows),
+    change: () => i32Of(ids.tensor).reverse(),
+  });
+}
+
+/** The ids' rows that this rank has. */
+export function lookUp({ module: { layer, method }, kernels, out, ids }: LookupSeat, rows: number): void {
+  method.embed?.(kernels, out, ids, rows, layer.parts[0]?.rows.start ?? 0);
+}
+
+interface Request {
+  readonly name: string;
+  /** What `input` holds, which `change` changes. */
+  readonly inputs: string;
+  readonly input: Operand;
+  readonly out: Operand;
+  ask(kernels: Kernels): void;
+  change(): void;
+}
+
+/** Writes the calls that answer a request down, changes its input, and holds the calls made again to the request made again. */
+function checkCalls(
+  where: string,
+  { layer, method }: LinearModule,
+  kernels: Kernels,
+  { name, inputs, input, out, ask, change }: Request,
+): void {
   // The runner records no pass of a model with methods that sum over ranks by themselves.
   if (method.recordable !== true || method.applyReduced !== undefined) return;
   const calls: (() => void)[] = [];
-  method.apply(watched(kernels, calls), out, x, bias, rows);
+  ask(watched(kernels, calls));
 
-  const activations = f32Of(x.tensor);
-  const kept = activations.slice();
-  for (let i = 0; i < rows * x.columns; i++) activations[i] = 1 - 0.5 * (activations[i] ?? 0);
-  const results = [() => method.apply(kernels, out, x, bias, rows), () => calls.forEach((call) => void call())];
+  const kept = bytesOf(input.tensor).slice();
+  change();
+  const results = [() => ask(kernels), () => calls.forEach((call) => void call())];
   const [expected, received] = results.map((compute) => {
     f32Of(out.tensor).fill(Number.NaN);
     compute();
     return bytesOf(out.tensor).slice();
   });
-  activations.set(kept);
+  bytesOf(input.tensor).set(kept);
 
   const byte = expected?.findIndex((value, i) => value !== received?.[i]) ?? -1;
   if (byte < 0) return;
@@ -41,7 +93,7 @@ export function checkRecording(where: string, { module, out, x, bias }: Recordin
   const index = [Math.floor(element / out.columns), element % out.columns];
   throw new SimulationAssertionError(
     `${where}: ${layer.prefix} says that it is recordable, but its ${calls.length} calls of kernels, made again for other ` +
-      `activations, leave other bits than apply: ${describePlace({ rank: layer.rank, index })} of the output`,
+      `${inputs}, leave other bits than ${name}: ${describePlace({ rank: layer.rank, index })} of the output`,
     { layer: layer.prefix, rank: layer.rank, index, expected: "the same bits", received: "others" },
   );
 }

@@ -1,5 +1,5 @@
 /** Plugins that compute wrongly, or touch what is not theirs. */
-import { f32Of, type Kernels, type Operand, type Pass } from "../../../src/plugin.js";
+import { f32Of, i32Of, type Kernels, type Operand, type Pass } from "../../../src/plugin.js";
 import { type BrokenPlugin, withMethod } from "./broken-plugin.js";
 import { separate } from "./fixtures.js";
 import { NibblesMethod } from "./nibbles.js";
@@ -54,6 +54,19 @@ class RecordableThoughItComputes extends NibblesMethod {
     if (bias === null) return;
     const [values, biases] = [f32Of(out.tensor), f32Of(bias.tensor)];
     for (let i = 0; i < rows * out.columns; i++) values[i] = (values[i] ?? 0) + (biases[i % out.columns] ?? 0);
+  }
+}
+
+/** Its results are right, but no kernel makes them. */
+class RecordableThoughItLooksUp extends NibblesMethod {
+  readonly recordable = true;
+  override embed(_kernels: Kernels, out: Operand, ids: Operand, rows: number, firstId: number): void {
+    if (this.weight?.format !== "dense") return;
+    const [values, table, width] = [f32Of(out.tensor), f32Of(this.weight.matrix.tensor), out.columns];
+    for (const [row, id] of i32Of(ids.tensor).subarray(0, rows).entries()) {
+      const at = (id - firstId) * width;
+      for (let i = 0; i < width; i++) values[row * width + i] = id < firstId ? 0 : (table[at + i] ?? 0);
+    }
   }
 }
 
@@ -113,6 +126,14 @@ export const arithmeticFaults: readonly BrokenPlugin[] = [
     fixture: separate,
     caughtBy: "replicated layers are loaded, processed and applied on one rank",
     message: /says that it is recordable, but its 1 calls of kernels/,
+  },
+  {
+    what: "says that it is recordable, and looks rows up by itself",
+    plugin: withMethod(RecordableThoughItLooksUp),
+    fixture: separate,
+    caughtBy: "embedding layers are loaded, processed and applied on one rank",
+    message:
+      /says that it is recordable, but its 0 calls of kernels, made again for other ids, leave other bits than embed/,
   },
   {
     what: "adds the bias on every rank",
