@@ -26,7 +26,8 @@ export interface CheckpointTensor {
   readSlice?(ranges: readonly { readonly start: number; readonly end: number }[], destination: Uint8Array): void;
   /**
    * Reads a slice of whole rows to row `firstRow` of a matrix in groups and the rows after it: for matrices of codes that are
-   * taken apart while they are read. False, with nothing read, for a slice that it cannot read like that.
+   * taken apart while they are read. False, with nothing read, for a slice that it cannot read like that. Called with checked
+   * ranges, whose rows have `groups.rowBytes`.
    */
   readRowGroups?(
     ranges: readonly { readonly start: number; readonly end: number }[],

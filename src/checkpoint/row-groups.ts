@@ -4,7 +4,7 @@
  * last whole group lie one after another. A group takes the bytes that its rows take in the order of rows.
  */
 import type { CheckpointTensor } from "./checkpoint.js";
-import { readSlice, type SliceRange } from "./slice.js";
+import { checkSlice, readSlice, type SliceRange } from "./slice.js";
 
 /** Rows of a group. */
 const GROUP_ROWS = 16;
@@ -35,9 +35,11 @@ export function readRowGroups(
   groups: RowGroups,
   firstRow: number,
 ): void {
-  if (tensor.readRowGroups?.(ranges, groups, firstRow) === true) return;
   const [rows = { start: 0, end: 0 }] = ranges;
-  const read = new Uint8Array((rows.end - rows.start) * groups.rowBytes);
+  const sizeBytes = (rows.end - rows.start) * groups.rowBytes;
+  checkSlice(tensor, ranges, sizeBytes);
+  if (tensor.readRowGroups?.(ranges, groups, firstRow) === true) return;
+  const read = new Uint8Array(sizeBytes);
   readSlice(tensor, ranges, read);
   placeRows(read, groups, firstRow);
 }

@@ -76,17 +76,7 @@ export function forEachRun(
  * as long as the slice, and what `tensor.read` throws.
  */
 export function readSlice(tensor: CheckpointTensor, ranges: readonly SliceRange[], destination: Uint8Array): void {
-  const { name, file, shape } = tensor;
-  checkRanges(shape, ranges, name);
-  const elementBytes = dtypeBytes(tensor.dtype);
-  const expected = sliceElements(ranges) * elementBytes;
-  if (destination.length !== expected) {
-    throw new CheckpointError(
-      "SLICE_SIZE_MISMATCH",
-      `${name}: expected ${expected} bytes of space for the slice ${describe(ranges)} but received ${destination.length}`,
-      { tensor: name, file, expected, received: destination.length },
-    );
-  }
+  checkSlice(tensor, ranges, destination.length);
   if (tensor.readSlice !== undefined) {
     tensor.readSlice(ranges, destination);
     return;
@@ -94,7 +84,23 @@ export function readSlice(tensor: CheckpointTensor, ranges: readonly SliceRange[
   readByRuns(tensor, ranges, destination);
 }
 
-/** The same, run by run, with checked ranges and a destination of their size. */
+/** Throws what `readSlice` throws for a slice that the tensor does not have, or that takes other than `received` bytes. */
+export function checkSlice(
+  { name, file, shape, dtype }: CheckpointTensor,
+  ranges: readonly SliceRange[],
+  received: number,
+): void {
+  checkRanges(shape, ranges, name);
+  const expected = sliceElements(ranges) * dtypeBytes(dtype);
+  if (received === expected) return;
+  throw new CheckpointError(
+    "SLICE_SIZE_MISMATCH",
+    `${name}: expected ${expected} bytes of space for the slice ${describe(ranges)} but received ${received}`,
+    { tensor: name, file, expected, received },
+  );
+}
+
+/** The same as `readSlice`, run by run, with checked ranges and a destination of their size. */
 export function readByRuns(tensor: CheckpointTensor, ranges: readonly SliceRange[], destination: Uint8Array): void {
   const read: RunCallback = (source, sizeBytes, offset) =>
     tensor.read(destination.subarray(offset, offset + sizeBytes), source);
